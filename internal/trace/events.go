@@ -1,0 +1,268 @@
+package trace
+
+import (
+	"encoding/json"
+	"net/netip"
+	"reflect"
+)
+
+// The events, in the order in which a link meets them.
+
+// ProcessStarted says which program runs, first in every file.
+type ProcessStarted struct {
+	Version string `json:"version"`
+	Command string `json:"command"`
+}
+
+// SocketOpened is a local UDP socket (or TURN connection) ready for use.
+type SocketOpened struct {
+	Network string         `json:"network"` // udp4, udp6, tcp
+	Local   netip.AddrPort `json:"local"`
+	GSO     bool           `json:"gso"` // segmentation offload in use on sends
+	GRO     bool           `json:"gro"` // coalesced receives in use
+}
+
+// NATMeasured is what is known of a NAT so far, in RFC 4787 words; nil is not
+// measured.
+type NATMeasured struct {
+	UDP       *bool            `json:"udp"`
+	Mapping   *string          `json:"mapping"`
+	Filtering *string          `json:"filtering"`
+	Mapped    []netip.AddrPort `json:"mapped,omitempty"`
+	Remote    bool             `json:"remote,omitempty"` // the peer's, as the peer told
+}
+
+// Candidate is one candidate (RFC 8445), local or remote. Refused is empty
+// for one that is used, else the reason why it is not.
+type Candidate struct {
+	Remote  bool           `json:"remote"`
+	Type    string         `json:"type"` // host, srflx, prflx, relay
+	Addr    netip.AddrPort `json:"addr"`
+	Refused string         `json:"refused,omitempty"`
+}
+
+// SignalState is the connection to the signaling server.
+type SignalState struct {
+	URL   string `json:"url"`
+	State string `json:"state"` // connecting, connected, lost, refused
+	Why   string `json:"why,omitempty"`
+}
+
+// SignalMessage is one message through signaling or the control stream.
+type SignalMessage struct {
+	Sent bool   `json:"sent"`
+	Via  string `json:"via"` // signaling, control
+	Type string `json:"type"`
+	Size int    `json:"size"` // bytes of the sealed or framed message
+}
+
+// PeerState tells whether the peer is at the rendezvous.
+type PeerState struct {
+	Present bool   `json:"present"`
+	Why     string `json:"why,omitempty"`
+}
+
+// Paired is a successful pairing.
+type Paired struct {
+	Name        string `json:"name"`
+	Fingerprint string `json:"fingerprint"`
+}
+
+// RelayAllocated is a TURN allocation made.
+type RelayAllocated struct {
+	Server    string         `json:"server"`
+	Transport string         `json:"transport"` // udp, tcp, tls
+	Relayed   netip.AddrPort `json:"relayed"`
+	Mapped    netip.AddrPort `json:"mapped"`
+	Lifetime  float64        `json:"lifetime_s"`
+}
+
+// RelayRefused is a TURN request that failed: an allocation, a permission, a
+// channel, a refresh.
+type RelayRefused struct {
+	Server string `json:"server"`
+	What   string `json:"what"` // allocate, permission, channel, refresh
+	Peer   string `json:"peer,omitempty"`
+	Code   int    `json:"code,omitempty"` // STUN error code, 0 when there was no answer
+	Why    string `json:"why"`
+}
+
+// AttemptStarted is one try for a direct path.
+type AttemptStarted struct {
+	ID      string           `json:"id"`
+	Local   []netip.AddrPort `json:"local"`
+	Remote  []netip.AddrPort `json:"remote"`
+	Opener  int              `json:"opener_ttl"` // 0: none sent
+	Trigger string           `json:"trigger"`    // first, retry, network, path-lost
+}
+
+// AttemptOpened says that openers are out, and when the peer's were known to be.
+type AttemptOpened struct {
+	ID     string `json:"id"`
+	Sent   int    `json:"sent"`
+	Peer   bool   `json:"peer"` // false: went on by the fallback timer
+	WaitMS int64  `json:"wait_ms"`
+}
+
+// AttemptEnded is the end of a try.
+type AttemptEnded struct {
+	ID       string         `json:"id"`
+	OK       bool           `json:"ok"`
+	Local    netip.AddrPort `json:"local,omitzero"`
+	Remote   netip.AddrPort `json:"remote,omitzero"`
+	Type     string         `json:"type,omitempty"` // type of the remote candidate
+	Sent     int            `json:"checks_sent"`
+	Received int            `json:"checks_received"`
+	MS       int64          `json:"ms"`
+	Why      string         `json:"why,omitempty"`
+}
+
+// Path identifies one path in the path events.
+type Path struct {
+	ID      int            `json:"id"`
+	Kind    string         `json:"kind"` // direct, relayed
+	Carrier string         `json:"carrier"`
+	Local   netip.AddrPort `json:"local"`
+	Remote  netip.AddrPort `json:"remote"`
+	Hops    int            `json:"relay_hops"`
+}
+
+// PathAdded is a path that an authenticated probe has crossed both ways.
+type PathAdded struct {
+	Path Path    `json:"path"`
+	RTT  float64 `json:"rtt_ms"`
+	Size int     `json:"size"` // largest datagram proved, bytes of UDP payload
+}
+
+// PathSize is a change of what a path is proved to carry.
+type PathSize struct {
+	Path Path `json:"path"`
+	From int  `json:"from"`
+	To   int  `json:"to"`
+}
+
+// PathSuspected is a path in use whose probes are not answered any more.
+type PathSuspected struct {
+	Path   Path    `json:"path"`
+	Why    string  `json:"why"`
+	Silent float64 `json:"silent_ms"`
+}
+
+// PathChanged is the session moving. From is nil for the first path, To is nil
+// when none is left.
+type PathChanged struct {
+	From *Path   `json:"from"`
+	To   *Path   `json:"to"`
+	Why  string  `json:"why"`
+	RTT  float64 `json:"rtt_ms"`
+}
+
+// PathClosed is a path taken out of use.
+type PathClosed struct {
+	Path     Path   `json:"path"`
+	Why      string `json:"why"`
+	BytesIn  int64  `json:"bytes_in"`
+	BytesOut int64  `json:"bytes_out"`
+}
+
+// SessionState is the encrypted session.
+type SessionState struct {
+	State string `json:"state"` // dialing, up, closed
+	Why   string `json:"why,omitempty"`
+}
+
+// StreamOpened is one forwarded connection that reached its target.
+type StreamOpened struct {
+	ID     int64  `json:"id"`
+	Kind   string `json:"kind"`
+	Target string `json:"target"`
+	Local  bool   `json:"local"` // opened by this side
+}
+
+// StreamRefused is one that did not.
+type StreamRefused struct {
+	Kind   string `json:"kind"`
+	Target string `json:"target"`
+	Why    string `json:"why"`
+}
+
+// StreamClosed is its end. Cause is empty for a clean end in both directions.
+type StreamClosed struct {
+	ID       int64  `json:"id"`
+	BytesIn  int64  `json:"bytes_in"`
+	BytesOut int64  `json:"bytes_out"`
+	Cause    string `json:"cause,omitempty"`
+}
+
+// Verdict is the answer to "which path, and why".
+type Verdict struct {
+	Path   string `json:"path"` // direct, relayed, none
+	Text   string `json:"text"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// Failure is an error that ended or delayed something and is told to nobody
+// else.
+type Failure struct {
+	Where string `json:"where"`
+	Err   string `json:"err"`
+}
+
+// Unknown is an event of a newer version.
+type Unknown struct {
+	Name string
+	Data json.RawMessage
+}
+
+func (ProcessStarted) EventName() string { return "process.started" }
+func (SocketOpened) EventName() string   { return "socket.opened" }
+func (NATMeasured) EventName() string    { return "nat.measured" }
+func (Candidate) EventName() string      { return "candidate" }
+func (SignalState) EventName() string    { return "signal.state" }
+func (SignalMessage) EventName() string  { return "signal.message" }
+func (PeerState) EventName() string      { return "peer.state" }
+func (Paired) EventName() string         { return "paired" }
+func (RelayAllocated) EventName() string { return "relay.allocated" }
+func (RelayRefused) EventName() string   { return "relay.refused" }
+func (AttemptStarted) EventName() string { return "attempt.started" }
+func (AttemptOpened) EventName() string  { return "attempt.opened" }
+func (AttemptEnded) EventName() string   { return "attempt.ended" }
+func (PathAdded) EventName() string      { return "path.added" }
+func (PathSize) EventName() string       { return "path.size" }
+func (PathSuspected) EventName() string  { return "path.suspected" }
+func (PathChanged) EventName() string    { return "path.changed" }
+func (PathClosed) EventName() string     { return "path.closed" }
+func (SessionState) EventName() string   { return "session.state" }
+func (StreamOpened) EventName() string   { return "stream.opened" }
+func (StreamRefused) EventName() string  { return "stream.refused" }
+func (StreamClosed) EventName() string   { return "stream.closed" }
+func (Verdict) EventName() string        { return "verdict" }
+func (Failure) EventName() string        { return "failure" }
+
+// EventName returns the name under which the event was recorded.
+func (u Unknown) EventName() string { return u.Name }
+
+// MarshalJSON writes the data as it was read.
+func (u Unknown) MarshalJSON() ([]byte, error) { return u.Data, nil }
+
+// schema lists one value of every event type, for decoding.
+var schema = []Event{
+	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
+	PeerState{}, Paired{}, RelayAllocated{}, RelayRefused{}, AttemptStarted{}, AttemptOpened{},
+	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
+	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, Verdict{}, Failure{},
+}
+
+func decode(name string, data json.RawMessage) (Event, error) {
+	for _, e := range schema {
+		if e.EventName() != name {
+			continue
+		}
+		v := reflect.New(reflect.TypeOf(e))
+		if err := json.Unmarshal(data, v.Interface()); err != nil {
+			return nil, err
+		}
+		return v.Elem().Interface().(Event), nil
+	}
+	return Unknown{Name: name, Data: data}, nil
+}
