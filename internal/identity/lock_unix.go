@@ -1,0 +1,20 @@
+//go:build unix && !solaris && !aix
+
+package identity
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// lockFile waits for an exclusive flock on f. Locks belong to the open file, so
+// two calls in one process exclude each other as well.
+func lockFile(f *os.File) error {
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
+		if !errors.Is(err, syscall.EINTR) {
+			return err
+		}
+	}
+}
