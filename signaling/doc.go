@@ -1,0 +1,150 @@
+// Package signaling is the rendezvous: it lets two agents that cannot reach
+// each other yet exchange sealed messages through a server both can reach.
+// This comment is the specification of the protocol between them.
+//
+// The package does not know what the agents say to each other. Bodies are
+// opaque bytes that the agents seal; the server can drop them, never read or
+// forge them. It knows neither keys nor names, only mailboxes.
+//
+// Begin reading at state.go, the rules of the mailboxes without any socket.
+// messages.go is the wire, limits.go the limits, server.go and serverconn.go
+// the loops around the rules. client.go connects and reconnects, mailbox.go is
+// what an agent holds.
+//
+// # Mailboxes
+//
+// A mailbox has one host seat (the agent that listens) and guest seats (those
+// that connect). The host exchanges messages with each guest; guests do not
+// see each other. There are two kinds, told apart by the name:
+//
+//   - An opaque mailbox is named by 22 to 64 characters of base64url, derived
+//     by both agents from a secret they share. It exists while somebody is in
+//     it. It holds at most 16 guests.
+//   - A nameplate is named by 4 to 7 decimal digits without leading zero. The
+//     server picks it when a listener claims one, for people to type. It takes
+//     one guest ever, and ends ten minutes after the claim, or after its guest
+//     came. A number that was used rests until its time is over.
+//
+// Every member joins with a seat token of 22 to 64 characters of base64url
+// that it chose at random and tells nobody but the server. Joining again with
+// the same token, from whatever connection, takes the seat over: this is how
+// an agent comes back before the server has noticed that its old connection is
+// dead. The old connection is told "replaced" and must not join again by
+// itself, or two agents with one key would take turns for ever.
+//
+// Towards its counterparts a member is known by a number: the host is 0,
+// guests count from 1 in the order of their coming.
+//
+// # Connection
+//
+// A WebSocket (RFC 6455) at the path /v1, without compression, without
+// cookies, one JSON object (RFC 8259) per text frame. TLS is the business of
+// the URL scheme: wss:// or ws://.
+//
+// The client speaks first and does not wait for the answer: hello, and right
+// behind it the joins. A fresh client is in its mailbox, and its peer knows,
+// within one round trip after the WebSocket handshake.
+//
+// The access token of the server travels in hello. It is never part of a URL
+// that is sent anywhere.
+//
+// The server sends a ping every 25 s and gives up on a client that is silent
+// for 10 s more. A client gives up on a server that is silent for 40 s.
+//
+// # Messages from the client
+//
+//	hello        version, token?, software?    first, once
+//	join         mailbox, role, seat           role is "host" or "guest"
+//	claim        ref, seat, mailbox?           host of a new nameplate; with mailbox:
+//	                                           of this one, again (reconnect, restart)
+//	send         mailbox, to?, body            the host names a guest, a guest nobody
+//	credentials  mailbox                       once more, while a peer is present
+//	leave        mailbox
+//
+// # Messages from the server
+//
+//	welcome      version, software?, rate, byte_rate, stun?
+//	joined       mailbox, present              answers join; present: a peer is there
+//	claimed      ref, mailbox, present         answers claim
+//	peer         mailbox, from?, present       a counterpart came or left
+//	message      mailbox, from?, body          what a counterpart sent
+//	credentials  mailbox, username?, password?, ttl?, uris?, stun?
+//	error        code, message, retry_after_ms?, mailbox?, ref?
+//
+// Fields marked ? may be absent, which means zero: "from" and "to" are then
+// the host, "present" is false.
+//
+//	type            string, the name in the tables above
+//	version, ref    integer from 1
+//	token           string, at most 256 bytes
+//	software        string, at most 64 bytes, for logs
+//	mailbox, seat   string, see above
+//	from, to        integer from 0
+//	body            standard base64 with padding, 1 to 16384 bytes when decoded
+//	rate            messages per second this connection may send; bursts of twice that
+//	byte_rate       bytes per second likewise, counting whole frames
+//	username, password, ttl, uris   TURN credentials in the REST form: ttl in
+//	                seconds, at most 16 URIs as in RFC 7065
+//	stun            at most 16 URIs as in RFC 7064
+//	message         one sentence for people
+//	retry_after_ms  wait at least so long before trying again
+//
+// TURN credentials are sent to a member whenever a counterpart arrives, and on
+// request while one is there: never to somebody who waits alone, so that a
+// token holder without a peer gets no relay.
+//
+// # Order and loss
+//
+// What one member sends in one mailbox arrives in order or not at all. There
+// is no store: a message whose receiver is gone, or leaves before it is
+// delivered, is dropped, and the sender gets peer with present false. After
+// that, and after a lost connection, the agents begin anew; nothing is resent.
+//
+// # Errors
+//
+// After these the server closes the connection, with the WebSocket close code
+// given:
+//
+//	unauthorized    1008  access token missing or wrong; try no more
+//	version         1008  "version" is the server's; try no more
+//	no_hello        1008  no hello within 10 s
+//	malformed       1008  not as specified here (1003 binary frame, 1007 not UTF-8)
+//	too_large       1009  a frame over 65536 bytes
+//	rate            1008  faster than rate or byte_rate
+//
+// These concern one message, the mailbox or ref in it, and nothing else:
+//
+//	rate            too many nameplate joins or claims from this address; see retry_after_ms
+//	unknown         no such nameplate, or not for this seat; the two are not told apart
+//	taken           the nameplate has had its guest, or is claimed by somebody else
+//	occupied        another host is there
+//	full            the mailbox has 16 guests, or the server no room
+//	limit           this connection is in as many mailboxes as it may be
+//	already_joined  this connection is in that mailbox
+//	not_joined      this connection is not, or no longer
+//	absent          no credentials while no peer is present
+//	replaced        the same seat was taken by another connection
+//	expired         the nameplate's time is over, or its host ended it
+//	unknown_type    the server does not know this type
+//
+// Close codes without an error before them: 1012 the server restarts, 1013 the
+// client reads too slowly (more than 256 messages or 256 KiB waiting).
+//
+// # What is refused, what is ignored
+//
+// Both sides refuse, before looking at the contents: a frame over 65536 bytes,
+// binary frames, invalid UTF-8, nesting over 16, anything but one object. In
+// the object: a key twice, a null, a required field missing, a value out of the
+// ranges above. Keys are compared exactly, "Type" is not "type".
+//
+// The server refuses unknown fields, and answers unknown types with
+// unknown_type, without repeating them. A client ignores unknown types, fields
+// and error codes, so that a server may be newer.
+//
+// # Versions
+//
+// This is version 1. The client says the version it speaks; the server answers
+// with the same or with an error that carries its own. In all versions hello
+// has type and version, error has type, code and version, and the server looks
+// at the version of hello before any other field.
+package signaling

@@ -1,0 +1,350 @@
+package signaling
+
+import (
+	"crypto/subtle"
+	"maps"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// A connID names one connection in the state.
+type connID uint64
+
+// An effect is a message that the rules want sent.
+type effect struct {
+	to  connID
+	msg message
+	// seat is whose credentials a message of type credentials is to carry;
+	// the state does not know how they are made.
+	seat string
+}
+
+// A member is who sits on a seat.
+type member struct {
+	conn connID
+	seat string // its token
+}
+
+type mailbox struct {
+	name    string
+	members map[Seat]member // HostSeat is the host, the others are guests
+	last    Seat            // highest number given to a guest
+
+	// Nameplates only.
+	nameplate bool
+	deadline  time.Time
+	host      string // seat token of who claimed it
+	guest     string // seat token of its one guest, once there was one
+	ended     bool   // resting: nobody gets in any more
+}
+
+// state is the rules of the mailboxes: no sockets, no clock, no locks. Every
+// method changes it and returns what is to be sent, in order.
+type state struct {
+	limits Limits
+	pick   func(n int) int // random number in [0, n)
+
+	boxes      map[string]*mailbox // all of them
+	nameplates map[string]*mailbox // those that expire
+	joined     map[connID]map[string]Seat
+	nextExpiry time.Time // no nameplate's deadline is earlier
+}
+
+func newState(l Limits, pick func(n int) int) *state {
+	return &state{
+		limits:     l,
+		pick:       pick,
+		boxes:      make(map[string]*mailbox),
+		nameplates: make(map[string]*mailbox),
+		joined:     make(map[connID]map[string]Seat),
+	}
+}
+
+func refuse(to connID, m message, c Code) []effect {
+	return []effect{{to: to, msg: message{Type: typeError, Code: c, Text: sentence(c), Mailbox: m.Mailbox, Ref: m.Ref}}}
+}
+
+// join seats conn in a mailbox that anybody who knows its name may enter.
+func (s *state) join(now time.Time, conn connID, m message) []effect {
+	if c, ok := s.mayJoin(conn, m.Mailbox); !ok {
+		return refuse(conn, m, c)
+	}
+	if isNameplate(m.Mailbox) {
+		return s.joinNameplate(now, conn, m)
+	}
+	b := s.boxes[m.Mailbox]
+	if b == nil {
+		b = &mailbox{name: m.Mailbox, members: make(map[Seat]member)}
+	}
+	number, c := b.place(m.Role, m.Seat, s.limits.Guests)
+	if c != "" {
+		return refuse(conn, m, c)
+	}
+	s.boxes[b.name] = b
+	return s.enter(b, number, member{conn, m.Seat}, message{Type: typeJoined, Mailbox: b.name})
+}
+
+// joinNameplate seats the one guest of a nameplate. Its host comes by claim.
+func (s *state) joinNameplate(now time.Time, conn connID, m message) []effect {
+	b := s.boxes[m.Mailbox]
+	switch {
+	case b == nil || b.ended || m.Role != RoleGuest:
+		return refuse(conn, m, CodeUnknown)
+	case b.guest == "":
+		b.guest = m.Seat
+		b.deadline = now.Add(s.limits.NameplateTTL)
+	case !sameToken(b.guest, m.Seat):
+		return refuse(conn, m, CodeTaken)
+	}
+	const only = HostSeat + 1
+	return s.enter(b, only, member{conn, m.Seat}, message{Type: typeJoined, Mailbox: b.name})
+}
+
+// claim makes conn the host of a free nameplate, or again of the one it names.
+func (s *state) claim(now time.Time, conn connID, m message) []effect {
+	if c, ok := s.mayJoin(conn, m.Mailbox); !ok {
+		return refuse(conn, m, c)
+	}
+	name := m.Mailbox
+	b := s.boxes[name]
+	switch {
+	case name != "" && !isNameplate(name):
+		return refuse(conn, m, CodeUnknown)
+	case b != nil && (b.ended || !sameToken(b.host, m.Seat)):
+		return refuse(conn, m, CodeTaken)
+	case b == nil:
+		if len(s.nameplates) >= s.limits.Nameplates {
+			return refuse(conn, m, CodeFull)
+		}
+		if name == "" {
+			name = s.freeNameplate()
+		}
+		b = &mailbox{
+			name: name, members: make(map[Seat]member),
+			nameplate: true, host: m.Seat, deadline: now.Add(s.limits.NameplateTTL),
+		}
+		s.boxes[name], s.nameplates[name] = b, b
+		if s.nextExpiry.IsZero() || b.deadline.Before(s.nextExpiry) {
+			s.nextExpiry = b.deadline
+		}
+	}
+	return s.enter(b, HostSeat, member{conn, m.Seat}, message{Type: typeClaimed, Ref: m.Ref, Mailbox: name})
+}
+
+func (s *state) mayJoin(conn connID, name string) (Code, bool) {
+	if _, in := s.joined[conn][name]; in {
+		return CodeAlreadyJoined, false
+	}
+	if len(s.joined[conn]) >= s.limits.Mailboxes {
+		return CodeLimit, false
+	}
+	return "", true
+}
+
+// freeNameplate picks a number at random, so that a mistyped one seldom hits,
+// from four digits on, so that there is little to type.
+func (s *state) freeNameplate() string {
+	for low := 1000; ; low = min(10*low, 1_000_000) {
+		for range 32 {
+			name := strconv.Itoa(low + s.pick(9*low))
+			if s.boxes[name] == nil {
+				return name
+			}
+		}
+	}
+}
+
+// place decides which seat of an opaque mailbox a newcomer gets.
+func (b *mailbox) place(role Role, token string, guests int) (Seat, Code) {
+	if role == RoleHost {
+		if host, there := b.members[HostSeat]; there && !sameToken(host.seat, token) {
+			return 0, CodeOccupied
+		}
+		return HostSeat, ""
+	}
+	n := 0
+	for number, m := range b.members {
+		if number == HostSeat {
+			continue
+		}
+		if sameToken(m.seat, token) {
+			return number, ""
+		}
+		n++
+	}
+	if n >= guests {
+		return 0, CodeFull
+	}
+	b.last++
+	return b.last, ""
+}
+
+// enter seats m, in place of who sat there before, answers it, and tells both
+// sides about each other.
+func (s *state) enter(b *mailbox, number Seat, m member, answer message) []effect {
+	var effects []effect
+	if old, there := b.members[number]; there {
+		effects = refuse(old.conn, message{Mailbox: b.name}, CodeReplaced)
+		effects = append(effects, s.vacate(b, number)...)
+		s.boxes[b.name] = b // vacate drops an empty mailbox
+	}
+	b.members[number] = m
+	if s.joined[m.conn] == nil {
+		s.joined[m.conn] = make(map[string]Seat)
+	}
+	s.joined[m.conn][b.name] = number
+
+	peers := b.peersOf(number)
+	answer.Present = len(peers) > 0
+	effects = append(effects, effect{to: m.conn, msg: answer})
+	for _, p := range peers {
+		effects = append(effects,
+			presence(b, m.conn, p, true),
+			presence(b, b.members[p].conn, number, true),
+			b.credentialsFor(p))
+	}
+	if answer.Present {
+		effects = append(effects, b.credentialsFor(number))
+	}
+	return effects
+}
+
+// vacate empties a seat and tells the counterparts. An opaque mailbox ends
+// with its last member.
+func (s *state) vacate(b *mailbox, number Seat) []effect {
+	s.forget(b.members[number].conn, b.name)
+	delete(b.members, number)
+	if len(b.members) == 0 && !b.nameplate {
+		delete(s.boxes, b.name)
+	}
+	var effects []effect
+	for _, p := range b.peersOf(number) {
+		effects = append(effects, presence(b, b.members[p].conn, number, false))
+	}
+	return effects
+}
+
+func (s *state) forget(conn connID, name string) {
+	delete(s.joined[conn], name)
+	if len(s.joined[conn]) == 0 {
+		delete(s.joined, conn)
+	}
+}
+
+func presence(b *mailbox, to connID, who Seat, present bool) effect {
+	return effect{to: to, msg: message{Type: typePeer, Mailbox: b.name, From: who, Present: present}}
+}
+
+func (b *mailbox) credentialsFor(number Seat) effect {
+	m := b.members[number]
+	return effect{to: m.conn, msg: message{Type: typeCredentials, Mailbox: b.name}, seat: m.seat}
+}
+
+// peersOf lists the present counterparts of a seat: all guests for the host,
+// the host for a guest.
+func (b *mailbox) peersOf(number Seat) []Seat {
+	var peers []Seat
+	for n := range b.members {
+		if (n == HostSeat) != (number == HostSeat) {
+			peers = append(peers, n)
+		}
+	}
+	slices.Sort(peers)
+	return peers
+}
+
+// send passes a body to a counterpart, or tells the sender that it is gone.
+func (s *state) send(conn connID, m message) []effect {
+	number, in := s.joined[conn][m.Mailbox]
+	if !in {
+		return refuse(conn, m, CodeNotJoined)
+	}
+	b := s.boxes[m.Mailbox]
+	if !slices.Contains(b.peersOf(number), m.To) {
+		return []effect{presence(b, conn, m.To, false)}
+	}
+	return []effect{{
+		to:  b.members[m.To].conn,
+		msg: message{Type: typeMessage, Mailbox: b.name, From: number, Body: m.Body},
+	}}
+}
+
+// credentials mints once more for a member whose peer is present.
+func (s *state) credentials(conn connID, m message) []effect {
+	number, in := s.joined[conn][m.Mailbox]
+	if !in {
+		return refuse(conn, m, CodeNotJoined)
+	}
+	b := s.boxes[m.Mailbox]
+	if len(b.peersOf(number)) == 0 {
+		return refuse(conn, m, CodeAbsent)
+	}
+	return []effect{b.credentialsFor(number)}
+}
+
+// leave takes conn out of a mailbox. A nameplate whose host leaves has ended.
+func (s *state) leave(conn connID, m message) []effect {
+	number, in := s.joined[conn][m.Mailbox]
+	if !in {
+		return refuse(conn, m, CodeNotJoined)
+	}
+	b := s.boxes[m.Mailbox]
+	effects := s.vacate(b, number)
+	if b.nameplate && number == HostSeat {
+		effects = append(effects, s.end(b)...)
+	}
+	return effects
+}
+
+// disconnect takes conn out of all its mailboxes. A nameplate stays: its host
+// or guest may come back until its time is over.
+func (s *state) disconnect(conn connID) []effect {
+	var effects []effect
+	for _, name := range slices.Sorted(maps.Keys(s.joined[conn])) {
+		effects = append(effects, s.vacate(s.boxes[name], s.joined[conn][name])...)
+	}
+	return effects
+}
+
+// end closes a nameplate for good and lets the number rest until its deadline.
+func (s *state) end(b *mailbox) []effect {
+	b.ended = true
+	var effects []effect
+	for _, number := range slices.Sorted(maps.Keys(b.members)) {
+		m := b.members[number]
+		effects = append(effects, refuse(m.conn, message{Mailbox: b.name}, CodeExpired)...)
+		s.forget(m.conn, b.name)
+		delete(b.members, number)
+	}
+	return effects
+}
+
+// expire ends the nameplates whose time is over and frees their numbers.
+func (s *state) expire(now time.Time) []effect {
+	if s.nextExpiry.IsZero() || now.Before(s.nextExpiry) {
+		return nil
+	}
+	var due []string
+	s.nextExpiry = time.Time{}
+	for name, b := range s.nameplates {
+		switch {
+		case !now.Before(b.deadline):
+			due = append(due, name)
+		case s.nextExpiry.IsZero() || b.deadline.Before(s.nextExpiry):
+			s.nextExpiry = b.deadline
+		}
+	}
+	slices.Sort(due)
+	var effects []effect
+	for _, name := range due {
+		effects = append(effects, s.end(s.boxes[name])...)
+		delete(s.boxes, name)
+		delete(s.nameplates, name)
+	}
+	return effects
+}
+
+func sameToken(a, b string) bool {
+	return subtle.ConstantTimeCompare([]byte(a), []byte(b)) == 1
+}
