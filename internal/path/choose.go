@@ -1,0 +1,161 @@
+package path
+
+import "time"
+
+const (
+	// A path of the same class takes over when its round trip has been
+	// shorter by a fifth and by 5 ms for 3 s on end.
+	betterShare = 0.8
+	betterBy    = 5 * time.Millisecond
+	betterFor   = 3 * time.Second
+)
+
+// A State is what is known of a path's life.
+type State string
+
+// The states of a path, best last but one.
+const (
+	Probing State = "probing" // nothing has crossed it both ways yet
+	Suspect State = "suspect" // probes are missing; payload goes over a second path as well
+	Dead    State = "dead"    // silent for seconds; probed on, used only when nothing else is left
+	Alive   State = "alive"
+)
+
+// A policy says which paths may carry payload.
+type policy struct {
+	requireDirect bool
+	relayOnly     bool
+}
+
+func (p policy) permits(hops int) bool {
+	switch {
+	case p.requireDirect:
+		return hops == 0
+	case p.relayOnly:
+		return hops > 0
+	}
+	return true
+}
+
+// A fact is what choose knows of one path.
+type fact struct {
+	id       int
+	hops     int // relays crossed: 0 is direct
+	rtt      time.Duration
+	state    State
+	trusted  bool          // not in quarantine after having died before
+	answered time.Duration // when a probe was last answered
+	care     care
+	neededAt time.Duration // when it was last more than cold, to either side
+}
+
+// A choice is where payload goes. Path 0 is none.
+type choice struct {
+	primary   int
+	duplicate int // a second path for everything, while primary is suspect
+
+	challenger int           // path that may become primary for its shorter round trip
+	since      time.Duration // since when it has been better
+}
+
+// choose decides where payload goes from what is known now and what was chosen
+// before. The reason is empty when the primary stays.
+//
+// In order: a path that is alive over one that is not, direct over relayed,
+// one relay over two, the shorter round trip with hysteresis. A suspect
+// primary stays for as long as it is not dead, doubled by the best other.
+func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choice, why string) {
+	var current, best, other *fact // other: the best that is not current
+	for i := range facts {
+		f := &facts[i]
+		if f.state == Probing || !pol.permits(f.hops) {
+			continue
+		}
+		if f.id == cur.primary {
+			current = f
+		} else if other == nil || better(f, other) {
+			other = f
+		}
+		if best == nil || better(f, best) {
+			best = f
+		}
+	}
+
+	switch {
+	case best == nil:
+		if cur.primary == 0 {
+			return choice{}, ""
+		}
+		return choice{}, "no path left"
+	case cur.primary == 0:
+		return choice{primary: best.id}, "first path"
+	case current == nil:
+		return choice{primary: best.id}, "path closed"
+	case other == nil:
+		return choice{primary: current.id}, ""
+	case other.state == Alive && other.trusted && other.hops < current.hops:
+		if other.hops == 0 {
+			return choice{primary: other.id}, "direct path"
+		}
+		return choice{primary: other.id}, "fewer relays"
+	case current.state == Dead:
+		if other.state == Dead {
+			return choice{primary: current.id}, ""
+		}
+		return choice{primary: other.id}, "path dead"
+	case current.state == Suspect:
+		if other.state == Dead {
+			return choice{primary: current.id}, ""
+		}
+		return choice{primary: current.id, duplicate: other.id}, ""
+	}
+
+	// Both work, and the current one is of the same class or a better one.
+	if other.state != Alive || !other.trusted || other.hops != current.hops || !clearlyShorter(other.rtt, current.rtt) {
+		return choice{primary: current.id}, ""
+	}
+	if cur.challenger != other.id {
+		return choice{primary: current.id, challenger: other.id, since: now}, ""
+	}
+	if now-cur.since < betterFor {
+		return choice{primary: current.id, challenger: other.id, since: cur.since}, ""
+	}
+	return choice{primary: other.id}, "shorter round trip"
+}
+
+// better orders paths without regard to what is in use.
+func better(a, b *fact) bool {
+	if ra, rb := rank(a), rank(b); ra != rb {
+		return ra < rb
+	}
+	if a.state == Dead { // the one that lived last is likeliest to come back
+		return a.answered > b.answered
+	}
+	if a.hops != b.hops {
+		return a.hops < b.hops
+	}
+	if wa, wb := a.care >= warm, b.care >= warm; wa != wb {
+		// The warm one is better known; a few milliseconds do not change it.
+		return wa && !clearlyShorter(b.rtt, a.rtt) || clearlyShorter(a.rtt, b.rtt)
+	}
+	if a.rtt != b.rtt {
+		return a.rtt < b.rtt
+	}
+	return a.id < b.id
+}
+
+func rank(f *fact) int {
+	switch {
+	case f.state == Alive && f.trusted:
+		return 0
+	case f.state == Alive:
+		return 1
+	case f.state == Suspect:
+		return 2
+	}
+	return 3
+}
+
+func clearlyShorter(a, b time.Duration) bool {
+	return float64(a) < betterShare*float64(b) && a < b-betterBy
+}

@@ -1,0 +1,77 @@
+package path
+
+import (
+	"testing"
+	"time"
+)
+
+func TestChoose(t *testing.T) {
+	const ms = time.Millisecond
+	alive := func(id, hops int, rtt time.Duration) fact {
+		return fact{id: id, hops: hops, rtt: rtt, state: Alive, trusted: true}
+	}
+	in := func(f fact, s State) fact { f.state = s; return f }
+	wary := func(f fact) fact { f.trusted = false; return f }
+	answered := func(f fact, at time.Duration) fact { f.answered = at; return f }
+	relay, twoRelays, direct := alive(1, 1, 20*ms), alive(2, 2, 10*ms), alive(3, 0, 100*ms)
+
+	for _, tt := range []struct {
+		name  string
+		pol   policy
+		facts []fact
+		now   time.Duration
+		cur   choice
+		want  choice
+		why   string
+	}{
+		{name: "nothing"},
+		{name: "nothing yet", facts: []fact{in(relay, Probing)}},
+		{name: "first", facts: []fact{relay}, want: choice{primary: 1}, why: "first path"},
+		{name: "stays", facts: []fact{relay}, cur: choice{primary: 1}, want: choice{primary: 1}},
+		{name: "direct over relay, whatever the round trip", facts: []fact{relay, direct}, cur: choice{primary: 1}, want: choice{primary: 3}, why: "direct path"},
+		{name: "first is the best", facts: []fact{relay, twoRelays, direct}, want: choice{primary: 3}, why: "first path"},
+		{name: "one relay over two", facts: []fact{relay, twoRelays}, cur: choice{primary: 2}, want: choice{primary: 1}, why: "fewer relays"},
+		{name: "not back to more relays", facts: []fact{relay, twoRelays}, cur: choice{primary: 1}, want: choice{primary: 1}},
+		{name: "all gone", cur: choice{primary: 1}, want: choice{}, why: "no path left"},
+		{name: "closed", facts: []fact{twoRelays}, cur: choice{primary: 1}, want: choice{primary: 2}, why: "path closed"},
+
+		{name: "suspect is doubled", facts: []fact{in(direct, Suspect), relay}, cur: choice{primary: 3}, want: choice{primary: 3, duplicate: 1}},
+		{name: "by the best other", facts: []fact{in(direct, Suspect), twoRelays, relay}, cur: choice{primary: 3}, want: choice{primary: 3, duplicate: 1}},
+		{name: "by a suspect one", facts: []fact{in(direct, Suspect), in(relay, Suspect)}, cur: choice{primary: 3}, want: choice{primary: 3, duplicate: 1}},
+		{name: "not by a dead one", facts: []fact{in(direct, Suspect), in(relay, Dead)}, cur: choice{primary: 3}, want: choice{primary: 3}},
+		{name: "not by one unproved", facts: []fact{in(direct, Suspect), in(relay, Probing)}, cur: choice{primary: 3}, want: choice{primary: 3}},
+		{name: "alone", facts: []fact{in(direct, Suspect)}, cur: choice{primary: 3}, want: choice{primary: 3}},
+		{name: "recovered", facts: []fact{direct, relay}, cur: choice{primary: 3, duplicate: 1}, want: choice{primary: 3}},
+		{name: "suspect relay leaves for direct", facts: []fact{in(relay, Suspect), direct}, cur: choice{primary: 1}, want: choice{primary: 3}, why: "direct path"},
+
+		{name: "dead", facts: []fact{in(direct, Dead), relay}, cur: choice{primary: 3, duplicate: 1}, want: choice{primary: 1}, why: "path dead"},
+		{name: "dead to quarantined", facts: []fact{in(direct, Dead), wary(relay)}, cur: choice{primary: 3}, want: choice{primary: 1}, why: "path dead"},
+		{name: "dead to suspect", facts: []fact{in(direct, Dead), in(relay, Suspect)}, cur: choice{primary: 3}, want: choice{primary: 1}, why: "path dead"},
+		{name: "all dead", facts: []fact{in(direct, Dead), in(relay, Dead)}, cur: choice{primary: 3}, want: choice{primary: 3}},
+		{name: "of the dead the last that lived", facts: []fact{answered(in(direct, Dead), 1), answered(in(relay, Dead), 2)}, want: choice{primary: 1}, why: "first path"},
+
+		{name: "quarantine", facts: []fact{relay, wary(direct)}, cur: choice{primary: 1}, want: choice{primary: 1}},
+		{name: "quarantine of the one in use does not move it", facts: []fact{relay, wary(direct)}, cur: choice{primary: 3}, want: choice{primary: 3}},
+
+		{name: "shorter, at first", facts: []fact{alive(1, 0, 50*ms), alive(2, 0, 30*ms)}, now: 1000 * ms, cur: choice{primary: 1}, want: choice{primary: 1, challenger: 2, since: 1000 * ms}},
+		{name: "shorter, for a while", facts: []fact{alive(1, 0, 50*ms), alive(2, 0, 30*ms)}, now: 3900 * ms, cur: choice{primary: 1, challenger: 2, since: 1000 * ms}, want: choice{primary: 1, challenger: 2, since: 1000 * ms}},
+		{name: "shorter, long enough", facts: []fact{alive(1, 0, 50*ms), alive(2, 0, 30*ms)}, now: 4000 * ms, cur: choice{primary: 1, challenger: 2, since: 1000 * ms}, want: choice{primary: 2}, why: "shorter round trip"},
+		{name: "not any more", facts: []fact{alive(1, 0, 50*ms), alive(2, 0, 45*ms)}, now: 4000 * ms, cur: choice{primary: 1, challenger: 2, since: 1000 * ms}, want: choice{primary: 1}},
+		{name: "another challenger", facts: []fact{alive(1, 0, 50*ms), alive(2, 0, 30*ms), alive(4, 0, 20*ms)}, now: 4000 * ms, cur: choice{primary: 1, challenger: 2, since: 1000 * ms}, want: choice{primary: 1, challenger: 4, since: 4000 * ms}},
+		{name: "a fifth of little is not enough", facts: []fact{alive(1, 0, 6*ms), alive(2, 0, 2*ms)}, cur: choice{primary: 1}, want: choice{primary: 1}},
+		{name: "5 ms of much are not enough", facts: []fact{alive(1, 0, 100*ms), alive(2, 0, 90*ms)}, cur: choice{primary: 1}, want: choice{primary: 1}},
+
+		{name: "require direct", pol: policy{requireDirect: true}, facts: []fact{relay}},
+		{name: "require direct, lost", pol: policy{requireDirect: true}, facts: []fact{in(direct, Suspect), relay}, cur: choice{primary: 3}, want: choice{primary: 3}},
+		{name: "require direct, dead", pol: policy{requireDirect: true}, facts: []fact{in(direct, Dead), relay}, cur: choice{primary: 3}, want: choice{primary: 3}},
+		{name: "turned out relayed", pol: policy{requireDirect: true}, facts: []fact{relay}, cur: choice{primary: 1}, want: choice{}, why: "no path left"},
+		{name: "relay only", pol: policy{relayOnly: true}, facts: []fact{relay, direct}, cur: choice{primary: 1}, want: choice{primary: 1}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, why := choose(tt.pol, tt.facts, tt.now, tt.cur)
+			if got != tt.want || why != tt.why {
+				t.Errorf("got %+v %q, want %+v %q", got, why, tt.want, tt.why)
+			}
+		})
+	}
+}

@@ -1,0 +1,306 @@
+package path
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/netip"
+	"slices"
+	"time"
+)
+
+const (
+	maxPaths    = 32
+	maxUnproven = 16 // of them such that the peer's probes alone made
+
+	tryFor     = 30 * time.Second // a path that never answered is given up
+	deadFor    = 2 * time.Minute  // a dead one is, while another is alive
+	trustFor   = 30 * time.Second // a source may deliver payload after an authenticated probe
+	quarantine = time.Second      // after the first death; doubles
+	maxWary    = 30 * time.Second // longest quarantine
+	lateAnswer = 10 * time.Second // an answer later than this is not known any more
+	consentFor = 30 * time.Second // payload is sent after an answer (RFC 7675 section 5.1)
+)
+
+// ErrNotPermitted is the answer to a path that RequireDirect or RelayOnly
+// excludes.
+var ErrNotPermitted = errors.New("not permitted by the policy")
+
+var (
+	errTooManyPaths = errors.New("too many paths")
+	errNoCarrier    = errors.New("no such carrier")
+)
+
+// A key names a path by what it consists of: packets of one carrier to and
+// from one remote address.
+type key struct {
+	carrier int
+	remote  netip.AddrPort
+}
+
+// The engine decides: which probes to send when, what their answers and their
+// absence mean, and where payload goes. It does no I/O and reads no clock: its
+// methods are the events, each with the time since the Conn was made, and
+// leave actions in out.
+type engine struct {
+	policy policy
+	max    int                               // largest datagram
+	jitter func(time.Duration) time.Duration // random, from 0 to below what is given
+
+	carriers map[int]bool // id → the carrier is a relay allocation
+	relays   map[netip.AddrPort]bool
+	paths    []*track // by id, ascending
+	lastID   int
+	seq      uint64
+
+	cur        choice
+	replayedAt time.Duration
+	held       *replay // comes when replayEvery is over
+
+	out []action
+}
+
+func newEngine(p policy, maxDatagram int, jitter func(time.Duration) time.Duration) *engine {
+	return &engine{
+		policy:     p,
+		max:        maxDatagram,
+		jitter:     jitter,
+		carriers:   make(map[int]bool),
+		relays:     make(map[netip.AddrPort]bool),
+		replayedAt: -replayEvery,
+	}
+}
+
+func (e *engine) do(a action) { e.out = append(e.out, a) }
+
+// take returns the actions since the last call.
+func (e *engine) take() []action {
+	out := e.out
+	e.out = nil
+	return out
+}
+
+func (e *engine) find(k key) *track {
+	for _, p := range e.paths {
+		if p.key == k {
+			return p
+		}
+	}
+	return nil
+}
+
+func (e *engine) byID(id int) *track {
+	i, ok := slices.BinarySearchFunc(e.paths, id, func(p *track, id int) int { return cmp.Compare(p.id, id) })
+	if !ok {
+		return nil
+	}
+	return e.paths[i]
+}
+
+func (e *engine) addCarrier(id int, relay bool) { e.carriers[id] = relay }
+
+// removeCarrier forgets a carrier and closes its paths.
+func (e *engine) removeCarrier(now time.Duration, id int, why string) {
+	delete(e.carriers, id)
+	e.closeWhere(now, func(p *track) (string, bool) { return why, p.key.carrier == id })
+}
+
+// try starts to probe a possible path, or starts anew with one that is not
+// alive. remoteRelayed says that the remote address is a relay's.
+func (e *engine) try(now time.Duration, k key, remoteRelayed bool) error {
+	relay, ok := e.carriers[k.carrier]
+	if !ok {
+		return errNoCarrier
+	}
+	if p := e.find(k); p != nil {
+		p.tryUntil = now + tryFor
+		if p.state != Alive {
+			p.probeSoon(now)
+			e.tick(now)
+		}
+		return nil
+	}
+	p := &track{key: k, localRelayed: relay, remoteRelayed: remoteRelayed || e.relays[k.remote]}
+	if !e.policy.permits(p.hops()) {
+		return fmt.Errorf("path to %v with %d relays: %w", k.remote, p.hops(), ErrNotPermitted)
+	}
+	if len(e.paths) >= maxPaths && !e.evict(now) {
+		return fmt.Errorf("path to %v: %w", k.remote, errTooManyPaths)
+	}
+	e.open(now, p)
+	e.tick(now)
+	return nil
+}
+
+func (e *engine) open(now time.Duration, p *track) {
+	e.lastID++
+	p.id, p.state, p.since, p.tryUntil, p.neededAt = e.lastID, Probing, now, now+tryFor, now
+	p.size.max = e.max
+	p.probeSoon(now)
+	e.paths = append(e.paths, p)
+	e.do(openPath{p})
+}
+
+// evict closes the path that is least likely to be missed, if there is one.
+func (e *engine) evict(now time.Duration) bool {
+	var worst *track
+	for _, p := range e.paths {
+		expendable := p.state == Dead || p.state == Probing
+		if expendable && p.id != e.cur.primary && (worst == nil || p.answeredAt < worst.answeredAt) {
+			worst = p
+		}
+	}
+	if worst == nil {
+		return false
+	}
+	e.closeWhere(now, func(p *track) (string, bool) { return "made room", p == worst })
+	return true
+}
+
+// expect announces remote addresses that are relays'.
+func (e *engine) expect(now time.Duration, relays []netip.AddrPort) {
+	for _, a := range relays {
+		e.relays[a] = true
+	}
+	for _, p := range e.paths {
+		if e.relays[p.key.remote] {
+			p.remoteRelayed = true
+		}
+	}
+	e.tick(now)
+}
+
+// request takes an authenticated request from the peer, and reports whether to
+// answer it. The path it came over becomes known by it, unless the peer does
+// not need it either. A path that may not carry payload is not answered: the
+// peer would take it for usable.
+func (e *engine) request(now time.Duration, k key, peerRelays, peerNeeds bool) bool {
+	relay, ok := e.carriers[k.carrier]
+	if !ok {
+		return false
+	}
+	p := e.find(k)
+	if p == nil {
+		p = &track{key: k, localRelayed: relay, remoteRelayed: peerRelays || e.relays[k.remote], fromPeer: true}
+		if !e.policy.permits(p.hops()) {
+			return false
+		}
+		if !peerNeeds {
+			return true
+		}
+		if e.unproven() >= maxUnproven || len(e.paths) >= maxPaths && !e.evict(now) {
+			return true
+		}
+		e.open(now, p)
+	} else if p.state != Alive && p.fast > 1 {
+		p.probeSoon(now) // the peer is back: do not wait for our own turn
+	}
+	if peerNeeds {
+		p.neededAt = now
+	}
+	e.heardFrom(now, p, peerRelays)
+	permitted := e.policy.permits(p.hops())
+	e.tick(now)
+	return permitted
+}
+
+func (e *engine) unproven() (n int) {
+	for _, p := range e.paths {
+		if p.fromPeer && p.state == Probing {
+			n++
+		}
+	}
+	return n
+}
+
+// heardFrom takes what any authenticated message over a path says.
+func (e *engine) heardFrom(now time.Duration, p *track, peerRelays bool) {
+	p.heardAt = now
+	if peerRelays {
+		p.remoteRelayed = true
+	}
+	if e.policy.permits(p.hops()) {
+		e.do(trust{p.id, now + trustFor})
+	}
+}
+
+// answer takes an authenticated answer to the probe seq that came over k.
+func (e *engine) answer(now time.Duration, k key, seq uint64, peerRelays bool) {
+	p := e.find(k)
+	if p == nil {
+		return
+	}
+	i := slices.IndexFunc(p.sent, func(s probe) bool { return s.seq == seq })
+	if i < 0 {
+		return
+	}
+	s := p.sent[i]
+	p.sent = slices.Delete(p.sent, i, i+1)
+
+	lost := p.answeredSent // what was sent from here on may have been lost
+	was, size := p.state, p.size.proven
+	p.answered(now, s)
+	e.heardFrom(now, p, peerRelays)
+	e.do(consent{p.id, now + consentFor})
+	e.noteSize(p, size)
+
+	switch {
+	case was == Probing && p.size.proven > 0:
+		p.enter(now, Alive)
+		e.do(becameUsable{p})
+	case was == Suspect || was == Dead:
+		if was == Dead {
+			p.deaths++
+			p.waryUntil = now + min(quarantine<<min(p.deaths-1, 8), maxWary)
+		}
+		p.enter(now, Alive)
+		e.do(becameAlive{p})
+		if p.id == e.cur.primary {
+			e.replay(now, p.id, lost)
+		}
+	}
+	e.tick(now)
+}
+
+func (e *engine) noteSize(p *track, before int) {
+	if p.size.proven != before {
+		e.do(setSize{p.id, before, p.size.proven})
+	}
+}
+
+// carried tells what the data path saw of p since the last call: when payload
+// last came in, and whether any went out.
+func (e *engine) carried(id int, heardAt time.Duration, sent bool) {
+	if p := e.byID(id); p != nil {
+		p.dataAt = max(p.dataAt, heardAt)
+		p.loaded = p.loaded || sent
+	}
+}
+
+// nudge probes every path now, as if it were new: the network has changed, or
+// the machine has slept.
+func (e *engine) nudge(now time.Duration) {
+	for _, p := range e.paths {
+		p.probeSoon(now)
+	}
+	e.tick(now)
+}
+
+// refused takes the news that this host's own network takes no datagram of
+// size bytes for a path. What was sent so is not missing. The next smaller size
+// is probed at once, and refused in turn if it is too long as well.
+func (e *engine) refused(now time.Duration, id, size int) {
+	p := e.byID(id)
+	if p == nil {
+		return
+	}
+	p.sent = slices.DeleteFunc(p.sent, func(s probe) bool { return s.size >= size })
+	before := p.size.proven
+	p.size.refused(now, size)
+	if p.size.proven < before {
+		e.noteSize(p, before)
+		p.fullAt = now
+		e.send(now, p, p.size.proven)
+	}
+	e.tick(now)
+}

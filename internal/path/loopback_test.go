@@ -1,0 +1,129 @@
+package path
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"runtime"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/stunmsg"
+	"github.com/p2pagent/p2pagent/internal/udpsock"
+)
+
+// A counted is a real socket that counts what payload is sent how.
+type counted struct {
+	*udpsock.Socket
+
+	mu       sync.Mutex
+	sends    int
+	segments int
+	longest  int // most datagrams in one Send
+	largest  int // longest datagram
+}
+
+func (c *counted) Send(b []byte, seg int, dst netip.AddrPort) error {
+	if !stunmsg.Is(b) {
+		c.mu.Lock()
+		n := (len(b) + seg - 1) / seg
+		c.sends++
+		c.segments += n
+		c.longest = max(c.longest, n)
+		c.largest = max(c.largest, min(seg, len(b)))
+		c.mu.Unlock()
+	}
+	return c.Socket.Send(b, seg, dst)
+}
+
+// loopback returns two Conns with a path between two real sockets.
+func loopback(t testing.TB, portable bool) (a, b *Conn, sa, sb *counted) {
+	t.Helper()
+	open := func(initiator bool) (*Conn, *counted) {
+		c, err := New(Config{Key: make([]byte, 32), ID: "loopback", Initiator: initiator})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		s, err := udpsock.Listen(udpsock.Config{
+			Network: "udp4", Addr: netip.MustParseAddrPort("127.0.0.1:0"), DontFragment: true, Portable: portable,
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k := &counted{Socket: s}
+		if err := c.AddCarrier(k, Direct, nil); err != nil {
+			t.Fatal(err)
+		}
+		return c, k
+	}
+	a, sa = open(true)
+	b, sb = open(false)
+	if err := a.Try(sa, sb.LocalAddr(), Direct); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []*Conn{a, b} {
+		if err := c.WaitUsable(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return a, b, sa, sb
+}
+
+// plain hides everything but net.PacketConn, as on systems without batches.
+type plain struct{ packetConn }
+
+type packetConn interface {
+	ReadFrom([]byte) (int, net.Addr, error)
+	WriteTo([]byte, net.Addr) (int, error)
+	LocalAddr() net.Addr
+	Close() error
+	SetDeadline(time.Time) error
+	SetReadDeadline(time.Time) error
+	SetWriteDeadline(time.Time) error
+	SetReadBuffer(int) error
+	SetWriteBuffer(int) error
+}
+
+func TestQUICOverSockets(t *testing.T) {
+	for _, portable := range []bool{false, true} {
+		t.Run(fmt.Sprintf("portable=%v", portable), func(t *testing.T) {
+			a, b, sa, sb := loopback(t, portable)
+			q := connect(t, a, b, a.PeerAddr())
+			send(t, q.client, q.server, 16<<20, 0).wait(t)
+			if portable || runtime.GOOS != "linux" {
+				return
+			}
+			sa.mu.Lock()
+			defer sa.mu.Unlock()
+			t.Logf("%d datagrams in %d sends, at most %d in one; longest %d bytes", sa.segments, sa.sends, sa.longest, sa.largest)
+			if sa.longest < 4 || sa.segments < 2*sa.sends {
+				t.Errorf("%d datagrams in %d sends, at most %d in one: QUIC does not send batches", sa.segments, sa.sends, sa.longest)
+			}
+			if sa.largest < 1430 {
+				t.Errorf("QUIC's packets have at most %d bytes", sa.largest)
+			}
+			rx := sb.Counters()
+			if rx.RxPackets < 2*rx.Reads {
+				t.Errorf("%d datagrams in %d reads", rx.RxPackets, rx.Reads)
+			}
+			if l := b.Losses(); l.Untrusted+l.Malformed+l.Forged > 0 {
+				t.Errorf("losses %+v", l)
+			}
+		})
+	}
+}
+
+// TestPlainPacketConn is the way QUIC goes where there are no batches.
+func TestPlainPacketConn(t *testing.T) {
+	a, b, sa, _ := loopback(t, true)
+	q := connect(t, plain{a}, plain{b}, a.PeerAddr())
+	send(t, q.client, q.server, 1<<20, 0).wait(t)
+	send(t, q.server, q.client, 1<<20, 0).wait(t)
+	sa.mu.Lock()
+	defer sa.mu.Unlock()
+	if sa.longest != 1 {
+		t.Errorf("%d datagrams in one send", sa.longest)
+	}
+}
