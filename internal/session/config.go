@@ -1,0 +1,59 @@
+package session
+
+import (
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+const (
+	// idleTimeout: a link outlives reboots of both routers and of the
+	// signaling server. The peer is declared gone by whoever watches the
+	// paths; this is the bound when nobody does.
+	idleTimeout = 3 * time.Minute
+
+	// keepAlive keeps idleTimeout from ending a link on which nothing is
+	// sent. NAT mappings are kept by path probes, so it need not be short.
+	keepAlive = 25 * time.Second
+
+	// handshakeIdle bounds a handshake over a path that has just died.
+	handshakeIdle = 5 * time.Second
+
+	// maxStreams is how many streams the peer may have open: 256
+	// connections per forward is far more than a person uses, and bounded.
+	maxStreams = 512
+
+	// initialPacketSize is what every path proves before it is used. The
+	// path below splits larger packets where a path carries less.
+	initialPacketSize = 1200
+
+	// Receive windows: 16 MiB on a stream fill 500 Mbit/s at 250 ms. quic-go
+	// grows a window only while the reader keeps up, so that an idle
+	// session holds none of it.
+	initialStreamWindow = 1 << 20
+	maxStreamWindow     = 16 << 20
+	initialConnWindow   = 2 << 20
+	maxConnWindow       = 24 << 20
+)
+
+// quicConfig holds every value that differs from quic-go's defaults, and
+// those defaults that the design relies on.
+func quicConfig(idle time.Duration) *quic.Config {
+	if idle == 0 {
+		idle = idleTimeout
+	}
+	return &quic.Config{
+		HandshakeIdleTimeout:           handshakeIdle,
+		MaxIdleTimeout:                 idle,
+		KeepAlivePeriod:                keepAlive,
+		InitialPacketSize:              initialPacketSize,
+		InitialStreamReceiveWindow:     initialStreamWindow,
+		MaxStreamReceiveWindow:         maxStreamWindow,
+		InitialConnectionReceiveWindow: initialConnWindow,
+		MaxConnectionReceiveWindow:     maxConnWindow,
+		MaxIncomingStreams:             maxStreams,
+		MaxIncomingUniStreams:          -1,    // none are used
+		Allow0RTT:                      false, // replayable
+		DisablePathMTUDiscovery:        false, // 1500-byte paths carry 1452-byte packets
+	}
+}

@@ -1,0 +1,121 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/quic-go/quic-go"
+)
+
+// A Stream is one bidirectional stream after its header.
+//
+// Read and Write may be used by one goroutine each at the same time. After an
+// error from either, Reset frees what is left.
+type Stream struct {
+	qs    *quic.Stream
+	local bool
+
+	answered sync.Once // the peer's status, on streams that we opened
+	answer   error
+}
+
+// ID is unique among the streams of a session.
+func (s *Stream) ID() int64 { return int64(s.qs.StreamID()) }
+
+// Local reports whether this side opened the stream.
+func (s *Stream) Local() bool { return s.local }
+
+// Accepted waits for the peer's answer to a stream that this side opened: nil,
+// a *[RefusedError], or the reason why no answer came. Read does it by itself;
+// call it to tell a refusal from an early end.
+func (s *Stream) Accepted() error {
+	if !s.local {
+		return nil
+	}
+	s.answered.Do(func() {
+		tag, text, err := readRecord(s.qs)
+		switch {
+		case err != nil:
+			s.answer = streamError(err)
+		case Code(tag) != CodeAccepted:
+			s.answer = &RefusedError{Code(tag), text}
+		}
+	})
+	return s.answer
+}
+
+// Read reads payload; io.EOF only after the peer's clean end.
+func (s *Stream) Read(b []byte) (int, error) {
+	if err := s.Accepted(); err != nil {
+		return 0, err
+	}
+	n, err := s.qs.Read(b)
+	return n, streamError(err)
+}
+
+// Write writes payload.
+func (s *Stream) Write(b []byte) (int, error) {
+	n, err := s.qs.Write(b)
+	return n, streamError(err)
+}
+
+// CloseWrite ends this side's direction cleanly.
+func (s *Stream) CloseWrite() error { return s.qs.Close() }
+
+// Reset ends both directions at once, as far as they are still open, and tells
+// the peer why. What was written and not yet delivered is lost, and the peer's
+// reader is told so.
+func (s *Stream) Reset(c Code) {
+	s.qs.CancelRead(quic.StreamErrorCode(c))
+	s.qs.CancelWrite(quic.StreamErrorCode(c))
+}
+
+// StopReading tells the peer that what it still sends is not wanted.
+func (s *Stream) StopReading(c Code) { s.qs.CancelRead(quic.StreamErrorCode(c)) }
+
+// SetDeadline bounds both directions; the zero time lifts it.
+func (s *Stream) SetDeadline(t time.Time) error { return s.qs.SetDeadline(t) }
+
+// Accept answers a stream that the peer opened with "accepted".
+func (s *Stream) Accept() error {
+	_, err := s.qs.Write(appendRecord(nil, byte(CodeAccepted), ""))
+	return streamError(err)
+}
+
+// Refuse answers a stream that the peer opened with a reason, and ends it.
+func (s *Stream) Refuse(c Code, reason string) {
+	s.qs.CancelRead(quic.StreamErrorCode(c))
+	if _, err := s.qs.Write(appendRecord(nil, byte(c), clip(reason))); err != nil {
+		s.qs.CancelWrite(quic.StreamErrorCode(c))
+		return
+	}
+	s.qs.Close()
+}
+
+// A ResetError is a stream that the peer reset.
+type ResetError struct{ Code Code }
+
+func (e *ResetError) Error() string { return "stream reset by peer: " + e.Code.String() }
+
+// streamError turns quic-go's errors into ours, and leaves io.EOF alone.
+func streamError(err error) error {
+	var reset *quic.StreamError
+	if errors.As(err, &reset) && reset.Remote {
+		return &ResetError{Code(reset.ErrorCode)}
+	}
+	if err != nil && err != io.EOF {
+		return sessionError(err)
+	}
+	return err
+}
+
+// openRecord is the header as it goes out, or why it cannot.
+func openRecord(h Header) ([]byte, error) {
+	if len(h.Target) > maxText {
+		return nil, fmt.Errorf("open %s stream: target of %d bytes, at most %d allowed", h.Kind, len(h.Target), maxText)
+	}
+	return appendRecord(nil, byte(h.Kind), h.Target), nil
+}
