@@ -1,0 +1,139 @@
+package forward
+
+import (
+	"context"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// names is a Resolver over a table.
+type names map[string][]netip.Addr
+
+func (n names) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, error) {
+	if a, ok := n[strings.ToLower(host)]; ok {
+		return a, nil
+	}
+	return nil, fmt.Errorf("no such host")
+}
+
+func addrs(s ...string) (out []netip.Addr) {
+	for _, a := range s {
+		out = append(out, netip.MustParseAddr(a))
+	}
+	return out
+}
+
+var hosts = names{
+	"localhost": addrs("127.0.0.1", "::1"),
+	"web":       addrs("10.0.0.5"),
+	"evil":      addrs("169.254.169.254"),
+}
+
+func TestDialable(t *testing.T) {
+	for _, tt := range []struct {
+		name, allow, target string
+		want                string // addresses, or "" for refused
+	}{
+		{"nothing is allowed by default", "", "127.0.0.1:22", ""},
+		{"name", "localhost:22", "localhost:22", "127.0.0.1:22 [::1]:22"},
+		{"name, other case", "localhost:22", "LocalHost:22", "127.0.0.1:22 [::1]:22"},
+		{"address of an allowed name", "localhost:22", "127.0.0.1:22", "127.0.0.1:22"},
+		{"same address in another spelling", "127.0.0.1:22", "[::ffff:127.0.0.1]:22", "127.0.0.1:22"},
+		{"other port", "localhost:22", "localhost:23", ""},
+		{"name that is not listed is never resolved", "127.0.0.1:22", "localhost:22", ""},
+		{"range, low end", "web:8000-8010", "web:8000", "10.0.0.5:8000"},
+		{"range, top end", "web:8000-8010", "web:8010", "10.0.0.5:8010"},
+		{"range, above", "web:8000-8010", "web:8011", ""},
+		{"every port", "web:*", "10.0.0.5:1", "10.0.0.5:1"},
+		{"prefix", "10.0.0.0/24:22", "10.0.0.77:22", "10.0.0.77:22"},
+		{"outside of the prefix", "10.0.0.0/24:22", "10.0.1.77:22", ""},
+		{"IPv6", "[2001:db8::1]:22", "[2001:db8::1]:22", "[2001:db8::1]:22"},
+		{"metadata through a name", "evil:80", "evil:80", ""},
+		{"metadata through a prefix", "169.254.0.0/16:80", "169.254.169.254:80", ""},
+		{"unspecified", "0.0.0.0/1:80", "0.0.0.0:80", ""},
+		{"no port", "localhost:22", "localhost", ""},
+		{"port 0", "localhost:*", "localhost:0", ""},
+		{"port not a number", "localhost:*", "localhost:ssh", ""},
+		{"empty", "localhost:*", "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			list, err := ParseAllow(t.Context(), hosts, strings.Fields(tt.allow))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := list.Dialable(tt.target)
+			var text []string
+			for _, a := range got {
+				text = append(text, a.String())
+			}
+			if strings.Join(text, " ") != tt.want || (err == nil) != (tt.want != "") {
+				t.Errorf("got %v %v, want %q", text, err, tt.want)
+			}
+		})
+	}
+}
+
+// A name that moves after the list was made does not take the permission along.
+func TestNamesArePinned(t *testing.T) {
+	moving := names{"host": addrs("10.0.0.1")}
+	list, err := ParseAllow(t.Context(), moving, []string{"host:22"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	moving["host"] = addrs("192.168.0.1")
+	got, err := list.Dialable("host:22")
+	if err != nil || !slices.Equal(got, []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:22")}) {
+		t.Errorf("got %v %v", got, err)
+	}
+}
+
+func TestListenable(t *testing.T) {
+	for _, tt := range []struct{ name, allow, bind, want string }{
+		{"nothing by default", "", "127.0.0.1:8080", ""},
+		{"a dial entry is no listen entry", "127.0.0.1:8080", "127.0.0.1:8080", ""},
+		{"loopback", "listen:8080", "127.0.0.1:8080", "127.0.0.1:8080"},
+		{"loopback by name", "listen:8080", "localhost:8080", "127.0.0.1:8080"},
+		{"loopback rule is for loopback", "listen:8080", "0.0.0.0:8080", ""},
+		{"every address is asked for as empty", "listen:8080", ":8080", ""},
+		{"every address", "listen:*:8080", ":8080", "0.0.0.0:8080"},
+		{"one address", "listen:10.0.0.1:8080", "10.0.0.1:8080", "10.0.0.1:8080"},
+		{"other address", "listen:10.0.0.1:8080", "10.0.0.2:8080", ""},
+		{"range", "listen:8000-8100", "127.0.0.1:8050", "127.0.0.1:8050"},
+		{"other port", "listen:8000-8100", "127.0.0.1:8101", ""},
+		{"a name", "listen:*:8080", "web:8080", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			list, err := ParseAllow(t.Context(), hosts, strings.Fields(tt.allow))
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := list.Listenable(tt.bind)
+			if (err == nil) != (tt.want != "") || err == nil && got.String() != tt.want {
+				t.Errorf("got %v %v, want %q", got, err, tt.want)
+			}
+		})
+	}
+}
+
+func TestParseAllowErrors(t *testing.T) {
+	for in, want := range map[string]string{
+		"localhost":           "no port",
+		"*:22":                "every host",
+		":22":                 "every host",
+		"0.0.0.0/0:22":        "every host",
+		"localhost:0":         "not a port",
+		"localhost:70000":     "not a port",
+		"localhost:90-80":     "backwards",
+		"nowhere.example:22":  "resolve nowhere.example",
+		"listen:web:8080":     "not an address",
+		"listen:x":            "not a port",
+		"listen:0.0.0.0/0:80": "not an address",
+	} {
+		if _, err := ParseAllow(t.Context(), hosts, []string{in}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), in) {
+			t.Errorf("%q: %v, want an error that names it and says %q", in, err, want)
+		}
+	}
+}

@@ -1,0 +1,16 @@
+// Package forward carries TCP connections over the streams of a session, in
+// both directions, with ssh's words: -L opens a port here for a target there,
+// -R opens a port there for a target here.
+//
+// It knows "open a stream" and "answer a stream", not QUIC and not paths.
+//
+// What a peer may reach is decided by an [AllowList] on the side that dials or
+// listens for it, per stream, on the very address that is then dialed. Nothing
+// is reachable by default.
+//
+// Ends are kept apart: EOF travels as half-close, an error as a reset. A local
+// program never sees a clean end of a connection whose tail was lost.
+//
+// Begin reading at copy.go for what happens to a byte, at allow.go for who
+// may.
+package forward

@@ -1,0 +1,189 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
+)
+
+const (
+	// dialTimeout bounds the connection to an allowed target.
+	dialTimeout = 10 * time.Second
+
+	// acceptPause is how long a listener rests after an error that may pass
+	// (too many open files), so that it does not spin.
+	acceptPause = 50 * time.Millisecond
+)
+
+// An Accepting stream is one that the peer opened and that waits for an answer.
+type Accepting interface {
+	Stream
+	ID() int64
+	Accept() error
+	Refuse(session.Code, string)
+}
+
+// Dial answers a stream that asks for a target on this side: it checks the
+// list, dials what the list returned, and carries the connection to its end.
+func Dial(ctx context.Context, allow *AllowList, target string, s Accepting, rec *trace.Recorder) {
+	addrs, err := allow.Dialable(target)
+	if err != nil {
+		refuse(s, session.CodeNotAllowed, session.KindDial, target, err, rec)
+		return
+	}
+	carry(ctx, session.KindDial, target, addrs, s, rec)
+}
+
+// DialSpec answers a stream of -R, whose target this side chose itself.
+func DialSpec(ctx context.Context, target string, s Accepting, rec *trace.Recorder) {
+	addrs, err := resolve(ctx, target)
+	if err != nil {
+		refuse(s, session.CodeUnreachable, session.KindReverse, target, err, rec)
+		return
+	}
+	carry(ctx, session.KindReverse, target, addrs, s, rec)
+}
+
+func carry(ctx context.Context, kind session.Kind, target string, addrs []netip.AddrPort, s Accepting, rec *trace.Recorder) {
+	conn, err := dialFirst(ctx, addrs)
+	if err != nil {
+		refuse(s, session.CodeUnreachable, kind, target, err, rec)
+		return
+	}
+	if err := s.Accept(); err != nil {
+		conn.Close()
+		rec.Emit(trace.StreamRefused{Kind: kind.String(), Target: target, Why: err.Error()})
+		return
+	}
+	relay(ctx, s.ID(), kind, target, false, conn, s, rec)
+}
+
+func refuse(s Accepting, c session.Code, kind session.Kind, target string, err error, rec *trace.Recorder) {
+	s.Refuse(c, err.Error())
+	rec.Emit(trace.StreamRefused{Kind: kind.String(), Target: target, Why: err.Error()})
+}
+
+// relay carries one connection between its two events.
+func relay(ctx context.Context, id int64, kind session.Kind, target string, local bool, conn Near, s Stream, rec *trace.Recorder) error {
+	rec.Emit(trace.StreamOpened{ID: id, Kind: kind.String(), Target: target, Local: local})
+	totals, err := splice(ctx, conn, s)
+	closed := trace.StreamClosed{ID: id, BytesIn: totals.In, BytesOut: totals.Out}
+	if err != nil {
+		closed.Cause = err.Error()
+	}
+	rec.Emit(closed)
+	return err
+}
+
+// dialFirst tries the addresses in order and returns the first connection.
+func dialFirst(ctx context.Context, addrs []netip.AddrPort) (*net.TCPConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	var errs []error
+	for _, a := range addrs {
+		conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.String())
+		if err == nil {
+			return conn.(*net.TCPConn), nil
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func resolve(ctx context.Context, target string) ([]netip.AddrPort, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	host, portText, err := net.SplitHostPort(target)
+	if err != nil {
+		return nil, err
+	}
+	port, err := parsePort(portText, 1)
+	if err != nil {
+		return nil, err
+	}
+	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
+	if err != nil {
+		return nil, err
+	}
+	var out []netip.AddrPort
+	for _, a := range addrs {
+		out = append(out, netip.AddrPortFrom(a.Unmap(), uint16(port)))
+	}
+	return out, nil
+}
+
+// An Opener opens a stream to the peer. It may wait for a session, within ctx.
+type Opener func(ctx context.Context, h session.Header) (Opened, error)
+
+// Opened is a stream that this side opened; *session.Stream is one.
+type Opened interface {
+	Stream
+	ID() int64
+	Accepted() error
+}
+
+// Listen opens a port for -L or -R. The error says what to do about a port
+// that is in use.
+func Listen(ctx context.Context, bind string) (net.Listener, error) {
+	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", bind)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w; choose another port, or end the program that has it", bind, err)
+	}
+	return ln, nil
+}
+
+// Serve carries each connection that ln accepts over a stream with header h,
+// until ctx ends or ln is closed; then it closes ln, waits for the connections
+// to end, and returns why.
+func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, rec *trace.Recorder) error {
+	stop := context.AfterFunc(ctx, func() { ln.Close() })
+	defer stop()
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	defer ln.Close()
+	for {
+		conn, err := ln.Accept()
+		switch {
+		case err == nil:
+			conns.Go(func() { serveConn(ctx, conn, h, open, rec) })
+		case ctx.Err() != nil:
+			return context.Cause(ctx)
+		case errors.Is(err, net.ErrClosed):
+			return err
+		default:
+			rec.Emit(trace.Failure{Where: "accept on " + ln.Addr().String(), Err: err.Error()})
+			select {
+			case <-time.After(acceptPause):
+			case <-ctx.Done():
+			}
+		}
+	}
+}
+
+func serveConn(ctx context.Context, conn net.Conn, h session.Header, open Opener, rec *trace.Recorder) {
+	s, err := open(ctx, h)
+	if err != nil {
+		abort(conn)
+		rec.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: err.Error()})
+		return
+	}
+	Pipe(ctx, conn.(Near), h, s, rec)
+}
+
+// Pipe carries one near connection over a stream that has been opened, and
+// returns why it ended; nil for a clean end both ways.
+func Pipe(ctx context.Context, near Near, h session.Header, s Opened, rec *trace.Recorder) error {
+	err := relay(ctx, s.ID(), h.Kind, h.Target, true, near, s, rec)
+	if refused := s.Accepted(); refused != nil && err != nil {
+		rec.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: refused.Error()})
+		return refused
+	}
+	return err
+}
