@@ -1,0 +1,414 @@
+package agent
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/forward"
+	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/signaling"
+	"golang.org/x/sync/errgroup"
+)
+
+// A Connector keeps a link with one known peer: the side that dials.
+type Connector struct {
+	env  *environment
+	peer identity.Peer
+	cfg  ConnectConfig
+
+	// owned by run
+	box      *signaling.Mailbox
+	meeting  *identity.Meeting
+	retry    *time.Timer
+	enc      *encounter
+	current  *link
+	linkEnd  chan error
+	servers  servers
+	joined   bool // the server has let us in once
+	present  bool
+	resuming bool // the last offer was to go on with a link
+	fails    int  // links that never came up, in a row
+}
+
+// ConnectConfig is what one Connector does.
+type ConnectConfig struct {
+	// Timeout bounds the wait for the first link; 0: wait for ever.
+	Timeout time.Duration
+	// SignalTimeout bounds the wait for the signaling server to answer the
+	// first time; 0: Timeout is the only bound.
+	SignalTimeout time.Duration
+	// Remotes are the -R, asked for in every session.
+	Remotes []forward.Spec
+	// Handle is called with each session, and should return soon after ctx
+	// or the session ends. Nil: the session just stands.
+	Handle func(ctx context.Context, s *session.Session)
+}
+
+// NewConnector prepares a link with a known peer. Run does the rest.
+func NewConnector(cfg Config, peer identity.Peer, cc ConnectConfig) (*Connector, error) {
+	env, err := newEnvironment(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Connector{env: env, peer: peer, cfg: cc}, nil
+}
+
+// Run keeps the link until ctx ends: it waits for a peer that is away, and
+// links again after one that came back. It returns early only when waiting is
+// of no use: the peer was forgotten, the server refuses us for good, or the
+// first link took longer than the timeout.
+func (c *Connector) Run(ctx context.Context) error {
+	if err := c.env.checkPort(); err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return c.env.runSignaling(ctx) })
+	g.Go(func() error { return c.env.watchNetwork(ctx) })
+	g.Go(func() error { return c.run(ctx) })
+	g.Go(func() error { return c.env.serveStatus(ctx, "connect "+c.peer.Name) })
+	return g.Wait()
+}
+
+// Status tells what there is now.
+func (c *Connector) Status() Status { return c.env.status("connect " + c.peer.Name) }
+
+// Change returns a channel that is closed when the status has changed.
+func (c *Connector) Change() <-chan struct{} { return c.env.change() }
+
+// errPairedAnew is the end of a mailbox whose secret has been replaced.
+var errPairedAnew = errors.New("paired anew with the same peer")
+
+func (c *Connector) run(ctx context.Context) error {
+	for {
+		if err := c.keep(ctx); !errors.Is(err, errPairedAnew) {
+			return err
+		}
+		c.joined, c.present, c.enc, c.meeting = false, false, nil, nil
+	}
+}
+
+// keep is run with one pairing secret.
+func (c *Connector) keep(ctx context.Context) error {
+	self := c.env.cfg.Key.Fingerprint()
+	c.box = c.env.client.Join(identity.MailboxID(c.peer.Secret, c.peer.Fingerprint), signaling.RoleGuest)
+	defer c.box.Close()
+	c.linkEnd = make(chan error, 1)
+	c.retry = time.NewTimer(meetTimeout)
+	defer c.retry.Stop()
+	expired, stopExpired := after(c.cfg.Timeout)
+	defer stopExpired()
+	silent, stopSilent := after(c.cfg.SignalTimeout)
+	defer stopSilent()
+	store := c.env.cfg.Peers.Watch(ctx)
+	established := c.env.change()
+	defer c.dropLink()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case ev, open := <-c.box.Events():
+			if !open {
+				return c.box.Err()
+			}
+			if err := c.event(ctx, ev, self); err != nil {
+				return err
+			}
+		case <-c.retry.C:
+			if c.enc == nil && c.present {
+				c.meet(ctx, self) // message 1 or its answer was lost
+			}
+		case err := <-c.linkEnd:
+			if err := c.linkEnded(ctx, err); err != nil {
+				return err
+			}
+		case <-store:
+			switch p, err := c.env.cfg.Peers.ByFingerprint(c.peer.Fingerprint); {
+			case errors.Is(err, identity.ErrUnknownPeer):
+				c.dropLinkFor(ErrForgotten)
+				return fmt.Errorf("%w: %s", ErrForgotten, c.peer.Name)
+			case err == nil && p.Secret != c.peer.Secret:
+				c.dropLinkFor(errPairedAnew)
+				c.peer = p
+				return errPairedAnew
+			}
+		case <-established:
+			established = c.env.change()
+			if c.current != nil && c.current.session.Load() != nil {
+				expired, c.fails = nil, 0
+			}
+		case <-expired:
+			return c.timedOut(c.cfg.Timeout)
+		case <-silent:
+			if !c.joined {
+				return c.timedOut(c.cfg.SignalTimeout)
+			}
+		}
+	}
+}
+
+// after is a timer that never fires for 0.
+func after(d time.Duration) (<-chan time.Time, func() bool) {
+	if d <= 0 {
+		return nil, func() bool { return false }
+	}
+	t := time.NewTimer(d)
+	return t.C, t.Stop
+}
+
+// timedOut says which of the steps to a first link did not happen.
+func (c *Connector) timedOut(waited time.Duration) error {
+	connected, _, last := c.env.client.State()
+	switch {
+	case !connected:
+		return withHint(fmt.Errorf("%w: %v after %v", ErrSignaling, last, waited), "is `signal` running there, and is its port open?")
+	case !c.present:
+		return withHint(fmt.Errorf("%w: %s did not come within %v", ErrPeerAbsent, c.peer.Name, waited), "run `p2pagent listen` there")
+	case c.env.cfg.RequireDirect || c.current != nil && c.current.requireDirect():
+		text := "none was found"
+		if c.current != nil {
+			text = c.current.judged().Text
+		}
+		return withHint(fmt.Errorf("%w within %v: %s", ErrOnlyRelayed, waited, text), "leave out --require direct to use the relay")
+	}
+	return withHint(fmt.Errorf("%w %s within %v", ErrNoPath, c.peer.Name, waited), "run it again with -v to see which step failed")
+}
+
+// event is one thing that happened in the mailbox.
+func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity.Fingerprint) error {
+	switch ev.Kind {
+	case signaling.Joined:
+		c.joined = true
+		if !ev.Present {
+			c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: false, Why: "not at the signaling server"})
+		}
+	case signaling.PeerHere:
+		c.present = true
+		c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: true})
+		c.meet(ctx, self)
+	case signaling.PeerGone, signaling.Lost:
+		c.parted(ev.Kind == signaling.PeerGone)
+	case signaling.NewCredentials:
+		c.servers = c.env.serversFor(ctx, ev.Credentials)
+		if c.current != nil {
+			c.current.use(c.servers)
+		}
+	case signaling.Message:
+		return c.message(ctx, ev.Body)
+	case signaling.Failed:
+		if err := fatalSignaling(ev.Err); err != nil {
+			return c.env.outliveLinks(ctx, err)
+		}
+	}
+	return nil
+}
+
+func (c *Connector) parted(gone bool) {
+	if gone && c.present {
+		c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: false, Why: "left the signaling server"})
+	}
+	c.present, c.enc, c.meeting = false, nil, nil
+	if c.current != nil {
+		c.current.detach(gone)
+	}
+}
+
+// meet sends handshake message 1.
+func (c *Connector) meet(ctx context.Context, self identity.Fingerprint) {
+	c.enc = nil
+	c.retry.Reset(meetTimeout)
+	meeting, err := identity.NewMeeting(connector, self, c.peer, c.box.Name())
+	if err == nil {
+		c.meeting = meeting
+		var first []byte
+		if first, err = meeting.Write(nil); err == nil {
+			err = c.box.Send(ctx, signaling.HostSeat, first)
+		}
+	}
+	if err != nil {
+		c.env.cfg.Trace.Emit(trace.Failure{Where: "meet " + c.peer.Name, Err: err.Error()})
+	}
+}
+
+// message is one body from the listener.
+func (c *Connector) message(ctx context.Context, body []byte) error {
+	fail := func(err error) error {
+		c.env.cfg.Trace.Emit(trace.Failure{Where: "message of " + c.peer.Name, Err: err.Error()})
+		return nil
+	}
+	if c.enc == nil {
+		if c.meeting == nil {
+			return nil
+		}
+		if _, err := c.meeting.Read(body); err != nil {
+			return fail(err)
+		}
+		c.enc = &encounter{box: c.box, seat: signaling.HostSeat, ch: c.meeting.Channel()}
+		c.meeting = nil
+		c.retry.Stop()
+		if c.resuming = c.current != nil; c.resuming {
+			c.say(ctx, &message{Offer: &offer{Link: c.current.id, Resume: true}})
+			return nil
+		}
+		return c.propose(ctx)
+	}
+	plain, err := c.enc.open(body)
+	if err != nil {
+		return fail(err)
+	}
+	if m, err := decodeMessage(plain); err == nil && m.Answer != nil {
+		return c.answered(ctx, m.Answer)
+	}
+	if c.current != nil {
+		c.current.receive(viaSignaling, plain)
+	}
+	return nil
+}
+
+// say sends a message of the meeting. One that is lost is made good by the next
+// meeting.
+func (c *Connector) say(ctx context.Context, m *message) {
+	if err := c.enc.say(ctx, m); err != nil {
+		c.env.cfg.Trace.Emit(trace.Failure{Where: "send " + m.name(), Err: err.Error()})
+	}
+}
+
+// propose offers a new link and starts its work at once: by the time the
+// answer is here, our relay may be too.
+func (c *Connector) propose(ctx context.Context) error {
+	o := offer{Key: make([]byte, keyBytes), RelayOnly: c.env.cfg.RelayOnly, Direct: c.env.cfg.RequireDirect}
+	rand.Read(o.Key)
+	rand.Read(o.Link[:])
+	l, err := newLink(ctx, c.env, connector, c.peer, o)
+	if err != nil {
+		return err
+	}
+	c.say(ctx, &message{Offer: &o})
+	l.servers = c.servers
+	if len(l.servers.stun) == 0 {
+		l.servers = c.env.serversFor(ctx, nil)
+	}
+	l.onSession = c.serveSession
+	c.current = l
+	c.env.add(l)
+	l.meet(c.enc)
+	go func() {
+		err := l.run()
+		c.env.remove(l)
+		c.linkEnd <- err
+	}()
+	return nil
+}
+
+// serveSession does what the session is for until it ends.
+func (c *Connector) serveSession(ctx context.Context, l *link, s *session.Session) {
+	var users sync.WaitGroup
+	users.Go(func() { c.remotes(ctx, l, s, c.cfg.Remotes) })
+	if c.cfg.Handle != nil {
+		users.Go(func() { c.cfg.Handle(ctx, s) })
+	}
+	users.Wait()
+}
+
+// answered is the listener's word on our offer.
+func (c *Connector) answered(ctx context.Context, a *answer) error {
+	l := c.current
+	if l == nil || a.Link != l.id {
+		return nil
+	}
+	if a.Refused != "" {
+		err := fmt.Errorf("%w by %s: %q", ErrRefused, c.peer.Name, clip(a.Refused, 200))
+		c.dropLinkFor(err)
+		if a.Final {
+			return err
+		}
+		c.again()
+		return nil
+	}
+	l.peerDirect.Store(a.Direct)
+	l.do(func() {
+		l.peerRelayOnly = a.RelayOnly
+		if l.requireDirect() {
+			l.dropAllocation()
+		}
+		l.reviewVerdict()
+	})
+	switch {
+	case a.Resumed:
+		l.attach(c.enc)
+		return nil
+	case !c.resuming:
+		return nil // to the link that was just proposed
+	}
+	// The listener does not know this link any more: it has restarted.
+	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: true, Why: "restarted, linking anew"})
+	c.dropLink()
+	c.resuming = false
+	return c.propose(ctx)
+}
+
+// dropLink ends the current link and waits for it.
+func (c *Connector) dropLink() { c.dropLinkFor(context.Canceled) }
+
+func (c *Connector) dropLinkFor(why error) {
+	if c.current == nil {
+		return
+	}
+	c.current.end(why)
+	<-c.linkEnd
+	c.current = nil
+}
+
+// linkEnded decides what follows the end of a link: mostly the next one.
+func (c *Connector) linkEnded(ctx context.Context, err error) error {
+	c.current = nil
+	var wrong identity.ErrWrongPeer
+	var closed *session.PeerClosedError
+	switch {
+	case errors.As(err, &wrong):
+		return fmt.Errorf("%w: %v", ErrRefused, err)
+	case errors.As(err, &closed) && closed.Code == session.CodeForgotten:
+		return withHint(fmt.Errorf("%w: %s has forgotten this machine", ErrForgotten, c.peer.Name), "pair again: `p2pagent listen --pair` there")
+	}
+	if ctx.Err() != nil {
+		return nil
+	}
+	c.again()
+	return nil
+}
+
+// again meets anew after a while that grows.
+func (c *Connector) again() {
+	c.fails++
+	c.enc, c.meeting = nil, nil
+	c.retry.Reset(linkBackoff(c.fails))
+}
+
+// linkBackoff is the wait before linking again.
+func linkBackoff(fails int) time.Duration {
+	return min(100*time.Millisecond<<min(fails-1, 7), 10*time.Second)
+}
+
+// SignalingError gives an error that ended signaling.Client.Run its meaning and
+// its advice.
+func SignalingError(err error) error { return fatalSignaling(err) }
+
+// fatalSignaling gives the errors of signaling that are the end their meaning.
+func fatalSignaling(err error) error {
+	switch {
+	case err == nil, errors.Is(err, context.Canceled):
+		return nil
+	case errors.Is(err, signaling.ErrNotSignal):
+		return fmt.Errorf("%w: %w", ErrSignaling, err)
+	case errors.Is(err, signaling.ErrFull), errors.Is(err, signaling.ErrLimit), errors.Is(err, signaling.ErrOccupied):
+		return fmt.Errorf("%w: %w", ErrRefused, err)
+	case errors.Is(err, signaling.ErrUnauthorized):
+		return withHint(fmt.Errorf("%w: %w", ErrRefused, err), "take the whole line that `signal` printed, the part behind # included")
+	}
+	return err
+}

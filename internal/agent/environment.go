@@ -1,0 +1,231 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/signaling"
+)
+
+// environment is what all links of one process share.
+type environment struct {
+	cfg    Config
+	client *signaling.Client
+	paired chan struct{} // gets a value when this process stored a new peer
+
+	mu      sync.Mutex
+	links   []*link
+	kicked  time.Time     // when we last reconnected to signaling of our own accord
+	port    int           // --udp-port, until it is taken
+	changed chan struct{} // closed and replaced at every change
+	binds   bindTable
+}
+
+func newEnvironment(cfg Config) (*environment, error) {
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	client, err := signaling.NewClient(signaling.ClientConfig{URL: cfg.SignalURL, Software: "p2pagent/" + cfg.Version, Trace: cfg.Trace})
+	if err != nil {
+		return nil, err
+	}
+	return &environment{cfg: cfg, client: client, port: cfg.UDPPort, paired: make(chan struct{}, 1), changed: make(chan struct{})}, nil
+}
+
+// takePort gives the fixed port to the first link that asks.
+func (e *environment) takePort() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	p := e.port
+	e.port = 0
+	return p
+}
+
+// add counts a link among the live ones; remove ends that, and takes a fixed
+// port back when the last one is gone.
+func (e *environment) add(l *link) {
+	e.mu.Lock()
+	e.links = append(e.links, l)
+	e.mu.Unlock()
+	e.notify()
+}
+
+func (e *environment) remove(l *link) {
+	e.mu.Lock()
+	e.links = slices.DeleteFunc(e.links, func(o *link) bool { return o == l })
+	if len(e.links) == 0 {
+		e.port = e.cfg.UDPPort
+	}
+	e.mu.Unlock()
+	e.notify()
+}
+
+// live returns the links there are.
+func (e *environment) live() []*link {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.links)
+}
+
+// kick reconnects to the signaling server, whose connection may have died with
+// a NAT's mapping. A link alone cannot tell: while another one works, or when it
+// was done lately, nothing happens.
+func (e *environment) kick() {
+	e.mu.Lock()
+	now := time.Now()
+	busy := now.Before(e.kicked.Add(kickGap)) ||
+		slices.ContainsFunc(e.links, func(l *link) bool { return l.post.alive.Load() })
+	if !busy {
+		e.kicked = now
+	}
+	e.mu.Unlock()
+	if !busy {
+		e.client.Kick()
+	}
+}
+
+// sessions reports whether any link has its session up.
+func (e *environment) sessions() bool {
+	return slices.ContainsFunc(e.live(), func(l *link) bool { return l.session.Load() != nil })
+}
+
+// runSignaling keeps the connection to the signaling server. When the server
+// refuses us for good, that is the end of the process, but not of links that
+// live: the server is not trusted with those. So it waits for them first.
+func (e *environment) runSignaling(ctx context.Context) error {
+	err := fatalSignaling(e.client.Run(ctx))
+	if err == nil || ctx.Err() != nil {
+		return nil
+	}
+	return e.outliveLinks(ctx, err)
+}
+
+// outliveLinks returns err when no session is up any more.
+func (e *environment) outliveLinks(ctx context.Context, err error) error {
+	e.cfg.Trace.Emit(trace.Failure{Where: "signaling", Err: err.Error()})
+	for {
+		changed := e.change()
+		if !e.sessions() {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// notify wakes whoever waits for a change.
+func (e *environment) notify() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	close(e.changed)
+	e.changed = make(chan struct{})
+}
+
+// change returns a channel that is closed at the next change. Take it before
+// looking at what may change.
+func (e *environment) change() <-chan struct{} {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.changed
+}
+
+// serversFor resolves the servers for a link: those of the command line, or
+// those that the signaling server gave.
+func (e *environment) serversFor(ctx context.Context, c *signaling.Credentials) servers {
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	s := servers{user: e.cfg.TURNUser, pass: e.cfg.TURNPass}
+	stun, turn := e.cfg.STUN, e.cfg.TURN
+	if stun == nil {
+		texts := e.client.STUN()
+		if c != nil && len(c.STUN) > 0 {
+			texts = c.STUN
+		}
+		stun = e.parse(texts)
+	}
+	if turn == nil && c != nil {
+		turn = e.parse(c.URIs)
+		s.user, s.pass = c.Username, c.Password
+		if c.TTL > 0 {
+			s.expires = time.Now().Add(c.TTL * 9 / 10)
+		}
+	}
+	for _, u := range stun {
+		for _, network := range []string{"ip4", "ip6"} {
+			if a, err := u.Resolve(ctx, network); err == nil && len(a) > 0 && !slices.Contains(s.stun, a[0]) {
+				s.stun = append(s.stun, a[0])
+			}
+		}
+	}
+	for _, u := range turn {
+		a, err := u.Resolve(ctx, "ip4")
+		if err != nil || len(a) == 0 {
+			e.cfg.Trace.Emit(trace.RelayRefused{Server: u.String(), What: "allocate", Why: fmt.Sprintf("resolve: %v", err)})
+			continue
+		}
+		s.turn = append(s.turn, turnServer{u, a[0]})
+	}
+	return s
+}
+
+func (e *environment) parse(texts []string) []candidates.URI {
+	var out []candidates.URI
+	for _, t := range texts {
+		u, err := candidates.ParseURI(t)
+		if err != nil {
+			e.cfg.Trace.Emit(trace.Failure{Where: "server from signaling", Err: err.Error()})
+			continue
+		}
+		out = append(out, u)
+	}
+	return out
+}
+
+// watchNetwork tells the links when this machine's addresses change (routes are
+// not looked at), or when it slept: the wall clock then runs ahead of the monotonic one.
+func (e *environment) watchNetwork(ctx context.Context) error {
+	ticker := time.NewTicker(watchInterval)
+	defer ticker.Stop()
+	before, at := fingerprintOfNetwork(), time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		now := time.Now()
+		slept := now.Round(0).Sub(at.Round(0)) > now.Sub(at)+2*watchInterval || now.Sub(at) > 5*watchInterval
+		after := fingerprintOfNetwork()
+		if after != before || slept {
+			e.client.Kick()
+			for _, l := range e.live() {
+				l.networkChanged()
+			}
+		}
+		before, at = after, now
+	}
+}
+
+// fingerprintOfNetwork is a text that differs when an address of ours does.
+func fingerprintOfNetwork() string {
+	addrs, err := net.InterfaceAddrs()
+	if err != nil {
+		return err.Error()
+	}
+	var texts []string
+	for _, a := range addrs {
+		texts = append(texts, a.String())
+	}
+	slices.Sort(texts)
+	return strings.Join(texts, " ")
+}

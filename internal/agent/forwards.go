@@ -1,0 +1,100 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"sync"
+
+	"github.com/p2pagent/p2pagent/internal/forward"
+	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
+)
+
+// A Local is one -L whose port is open already: a port that is in use is an
+// error before anything is linked.
+type Local struct {
+	Spec     forward.Spec
+	Listener net.Listener
+}
+
+// OpenLocals opens the ports of all -L, or none.
+func OpenLocals(ctx context.Context, specs []forward.Spec) ([]Local, error) {
+	var out []Local
+	for _, spec := range specs {
+		ln, err := forward.Listen(ctx, spec.Bind)
+		if err != nil {
+			for _, l := range out {
+				l.Listener.Close()
+			}
+			return nil, fmt.Errorf("-L %s: %w", spec, err)
+		}
+		out = append(out, Local{spec, ln})
+	}
+	return out, nil
+}
+
+// ServeLocals carries the connections of -L until ctx ends. Those that come
+// while there is no session wait for one.
+func (c *Connector) ServeLocals(ctx context.Context, locals []Local) error {
+	done := make(chan error, len(locals))
+	rec := c.env.cfg.Trace.ForPeer(c.peer.Name)
+	for _, l := range locals {
+		go func() {
+			done <- forward.Serve(ctx, l.Listener, session.Header{Kind: session.KindDial, Target: l.Spec.Target}, c.Open, rec)
+		}()
+	}
+	var first error
+	for range locals {
+		if err := <-done; err != nil && ctx.Err() == nil && first == nil {
+			first = err
+		}
+	}
+	return first
+}
+
+// Open opens a stream to the peer, as soon as there is a session.
+func (c *Connector) Open(ctx context.Context, h session.Header) (forward.Opened, error) {
+	for {
+		changed := c.env.change()
+		for _, l := range c.env.live() {
+			if s := l.session.Load(); s != nil {
+				return s.Open(ctx, h)
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// remotes asks the peer to open the ports of all -R and answers the streams
+// that come from them, for one session. A port that the peer refuses is
+// traced, and does not end the session.
+func (c *Connector) remotes(ctx context.Context, l *link, s *session.Session, specs []forward.Spec) {
+	byID := make(map[string]forward.Spec)
+	for i, spec := range specs {
+		byID[fmt.Sprintf("r%d-%s", i, l.id.String()[:8])] = spec
+	}
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	for id, spec := range byID {
+		asking.Go(func() {
+			if _, err := c.env.askBind(ctx, l, id, spec.Bind); err != nil && ctx.Err() == nil {
+				l.trace.Emit(trace.StreamRefused{Kind: session.KindReverse.String(), Target: spec.String(), Why: err.Error()})
+			}
+		})
+	}
+	s.Serve(ctx, func(ctx context.Context, h session.Header, stream *session.Stream) {
+		spec, ok := byID[h.Target]
+		if h.Kind != session.KindReverse || !ok {
+			const why = "this side has no such forward"
+			stream.Refuse(session.CodeNotAllowed, why)
+			l.trace.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: why})
+			return
+		}
+		forward.DialSpec(ctx, spec.Target, stream, l.trace)
+	})
+}

@@ -1,0 +1,531 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/path"
+	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/punch"
+	"github.com/p2pagent/p2pagent/relay"
+)
+
+// Short names for the two roles of a link.
+const (
+	connector = identity.Connector
+	listener  = identity.Listener
+)
+
+// A link is one live connection with one peer, from the end of a meeting to
+// the end of its session. What it knows is owned by its loop: workers and
+// callbacks report to it with do.
+type link struct {
+	// constant after newLink
+	env       *environment
+	role      identity.Role
+	peer      identity.Peer
+	id        linkID
+	key       []byte
+	trace     *trace.Recorder
+	post      *post
+	todo      chan func()
+	ended     chan struct{} // closed when run returns
+	onSession func(context.Context, *link, *session.Session)
+
+	ctx  context.Context // the link's life
+	stop context.CancelCauseFunc
+
+	conn *path.Conn // set by run before anything else starts
+
+	workers sync.WaitGroup
+	orphan  atomic.Pointer[relay.Allocation] // made by a worker, not yet taken by the loop
+
+	// owned by the loop
+	servers       servers
+	peerRelayOnly bool
+	sockets       []*socket
+	whenGathered  []func()
+	earlyAt       time.Time // when candidates are announced, gathered or not; zero: done
+	generation    int       // of our announced candidates
+	remote        remoteSide
+	relaying      relaying
+	attempts      attempts
+	probed        bool
+	probeAt       time.Time // when the NAT's filtering is measured, if still relayed
+	outage        outage
+	announced     map[candidates.Candidate]bool // the peer's, that the trace has
+	binding       int                           // answers to -R under way
+	goneSince     time.Time                     // when signaling said that the peer is gone
+
+	// read by others
+	session    atomic.Pointer[session.Session]
+	peerDirect atomic.Bool // the peer requires a direct path
+	enc        atomic.Pointer[encounter]
+	verdict    atomic.Pointer[trace.Verdict]
+}
+
+// remoteSide is what the peer told.
+type remoteSide struct {
+	generation int
+	list       []candidates.Candidate
+	usable     int // candidates of the last attempt that passed the filter
+	nat        candidates.NAT
+}
+
+// outage is the time without a live path.
+type outage struct {
+	since time.Time // zero: there is one
+	heals int
+	next  time.Time
+}
+
+// newLink prepares a link; until run is called it holds nothing but memory and
+// its conn's few goroutines, and close lets go of them.
+func newLink(ctx context.Context, env *environment, role identity.Role, peer identity.Peer, o offer) (*link, error) {
+	rec := env.cfg.Trace.ForPeer(peer.Name)
+	l := &link{
+		env: env, role: role, peer: peer, id: o.Link, key: o.Key, trace: rec, post: newPost(rec),
+		todo: make(chan func(), 256), ended: make(chan struct{}), announced: make(map[candidates.Candidate]bool),
+	}
+	l.peerDirect.Store(role == listener && o.Direct)
+	l.ctx, l.stop = context.WithCancelCause(ctx)
+	conn, err := path.New(path.Config{
+		Key: l.key, ID: l.id.String(), Initiator: role == connector,
+		RequireDirect: l.requireDirect(), RelayOnly: l.relayOnly(), Trace: rec,
+		OnChange: func(c path.Change) { l.do(func() { l.pathChanged(c) }) },
+	})
+	l.conn = conn
+	return l, err
+}
+
+func (l *link) relayOnly() bool     { return l.env.cfg.RelayOnly }
+func (l *link) requireDirect() bool { return l.env.cfg.RequireDirect || l.peerDirect.Load() }
+
+// do hands f to the loop. It waits while the loop is busy, and drops f when
+// the link has ended.
+func (l *link) do(f func()) {
+	select {
+	case l.todo <- f:
+	case <-l.ended:
+	}
+}
+
+// work runs f in a goroutine that run waits for. Called on the loop, or before
+// it starts.
+func (l *link) work(f func(context.Context)) {
+	l.workers.Go(func() { f(l.ctx) })
+}
+
+// run is the link's life. It returns why the session ended, or why there never
+// was one, and has said so in the trace.
+func (l *link) run() error {
+	err := l.live()
+	l.trace.Emit(trace.SessionState{State: "closed", Why: err.Error()})
+	return err
+}
+
+func (l *link) live() error {
+	ctx := l.ctx
+	defer l.stop(nil)
+	if err := l.openSockets(); err != nil {
+		close(l.ended)
+		l.post.shut()
+		l.conn.Close()
+		return err
+	}
+	l.begin()
+	sessionEnd := make(chan error, 1)
+	l.workers.Go(func() { sessionEnd <- l.runSession(ctx) })
+	err := l.loop(ctx, sessionEnd)
+
+	// The order: no more work, then the goodbye on the session while the
+	// paths still stand (runSession), then everything below it.
+	l.stop(err)
+	close(l.ended)
+	l.workers.Wait()
+	l.post.shut()
+	if at := l.attempts.current; at != nil && at.giveUp != nil {
+		at.giveUp.Stop()
+	}
+	for _, s := range l.sockets {
+		s.mux.Close()
+	}
+	if alloc := l.relaying.alloc; alloc != nil {
+		l.conn.RemoveCarrier(alloc) // gives it back to the server
+	}
+	if late := l.orphan.Load(); late != nil {
+		late.Close() // made while the loop was ending
+	}
+	return errors.Join(err, l.conn.Close())
+}
+
+// begin starts what every link does first: gather, and get a relay.
+func (l *link) begin() {
+	l.gather(l.gathered)
+	l.earlyAt = time.Now().Add(earlyAnnounce)
+	l.allocate()
+	l.outage.since = time.Now()
+	l.outage.next = l.outage.since.Add(2 * healAfter)
+}
+
+// gathered announces what was found, and starts what waited for it: when all
+// servers have answered, or were given up on, or take longer than
+// earlyAnnounce. What comes later is trickled.
+func (l *link) gathered() {
+	l.earlyAt = time.Time{}
+	l.announce()
+	waiting := l.whenGathered
+	l.whenGathered = nil
+	for _, then := range waiting {
+		then()
+	}
+	l.schedule("")
+}
+
+// loop owns the link's state until the session or ctx ends.
+func (l *link) loop(ctx context.Context, sessionEnd <-chan error) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case f := <-l.todo:
+			f()
+		case <-timer.C:
+			l.tick(time.Now())
+		case err := <-sessionEnd:
+			return err
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+		timer.Reset(time.Until(l.wake()))
+	}
+}
+
+// wake is when something is due next.
+func (l *link) wake() time.Time {
+	at := time.Now().Add(time.Minute)
+	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.outage.due(), l.goneAt(), l.probeAt, l.earlyAt} {
+		if !t.IsZero() && t.Before(at) {
+			at = t
+		}
+	}
+	return at
+}
+
+func (o outage) due() time.Time {
+	if o.since.IsZero() {
+		return time.Time{}
+	}
+	return o.next
+}
+
+func (l *link) tick(now time.Time) {
+	due := func(t time.Time) bool { return !t.IsZero() && !now.Before(t) }
+	if due(l.attempts.settle) {
+		l.settled()
+	}
+	if due(l.attempts.next) {
+		l.attemptDue(now)
+	}
+	if due(l.relaying.retryAt) {
+		l.relaying.retryAt = time.Time{}
+		l.allocate()
+	}
+	if due(l.outage.due()) {
+		l.heal(now)
+	}
+	if due(l.earlyAt) {
+		l.gathered()
+	}
+	if due(l.probeAt) {
+		l.probeAt = time.Time{}
+		if l.wantsDirect() {
+			l.probeNAT()
+		}
+	}
+	if due(l.goneAt()) {
+		l.end(fmt.Errorf("%w: it has left signaling, and all paths are silent", ErrPeerAbsent))
+	}
+}
+
+// end ends the link with a reason.
+func (l *link) end(err error) { l.stop(err) }
+
+// announce tells the peer our candidates and what is known of our NAT.
+func (l *link) announce() {
+	l.generation++
+	l.post.send(&message{Candidates: &announcement{
+		Generation: l.generation, List: l.localCandidates(), NAT: factsOf(l.nat()),
+	}})
+}
+
+// receive takes one message of the peer, by whatever way it came. It does not
+// wait: who sends faster than the loop works loses messages.
+func (l *link) receive(via string, b []byte) {
+	m, fresh := l.post.receive(via, b)
+	if !fresh {
+		return
+	}
+	select {
+	case l.todo <- func() { l.handle(m) }:
+	case <-l.ended:
+	default:
+		l.trace.Emit(trace.Failure{Where: m.name() + " of the peer", Err: "dropped, too many at once"})
+	}
+}
+
+func (l *link) handle(m *message) {
+	switch {
+	case m.Candidates != nil:
+		l.peerAnnounced(m.Candidates)
+	case m.Relay != nil:
+		l.peerRelay(m.Relay.Addr)
+	case m.Attempt != nil:
+		l.joinAttempt(m.Attempt)
+	case m.Opened != nil:
+		l.peerOpened(m.Opened)
+	case m.Selected != nil:
+		l.peerSelected(m.Selected)
+	case m.Failed != nil:
+		l.peerFailed(m.Failed)
+	case m.Want != nil:
+		l.schedule(punch.TriggerNetwork)
+	case m.Bind != nil:
+		l.env.bind(l, m.Bind)
+	case m.Bound != nil:
+		l.env.bound(l, m.Bound)
+	case m.Bye != nil:
+		l.end(&session.PeerClosedError{Reason: clip(m.Bye.Why, 200)})
+	}
+}
+
+func (l *link) peerAnnounced(a *announcement) {
+	if a.Generation <= l.remote.generation {
+		return // an older one that was slow
+	}
+	first := l.remote.generation == 0
+	l.remote.generation, l.remote.list = a.Generation, a.List
+	if a.NAT != nil {
+		l.remote.nat = a.NAT.nat()
+		l.trace.Emit(a.NAT.event())
+	}
+	l.judgeCandidates(a.List)
+	l.permitPeer()
+	if first {
+		l.schedule("")
+	}
+	l.reviewVerdict()
+}
+
+// judgeCandidates filters what the peer announced, records what is new, and
+// hands it to the attempt that runs.
+func (l *link) judgeCandidates(list []candidates.Candidate) (use []candidates.Candidate) {
+	use, _, refused := candidates.Filter(list, l.filterEnv())
+	note := func(c candidates.Candidate, why string) {
+		if l.announced[c] || len(l.announced) > 8*maxCandidates {
+			return
+		}
+		l.announced[c] = true
+		l.trace.Emit(trace.Candidate{Remote: true, Type: string(c.Type), Addr: c.Addr, Refused: why})
+	}
+	for _, c := range use {
+		note(c, "")
+	}
+	for _, r := range refused {
+		note(r.Candidate, r.Why)
+	}
+	l.trickle(use)
+	return use
+}
+
+// attach gives the link a way through signaling again.
+func (l *link) attach(e *encounter) {
+	l.meet(e)
+	l.do(func() {
+		l.goneSince = time.Time{}
+		if l.generation > 0 && !l.outage.since.IsZero() {
+			l.announce() // the peer may have missed the last one
+			l.permitPeer()
+		}
+		if at := l.attempts.current; at != nil && !at.running && at.start != nil {
+			l.post.send(&message{Attempt: at.start})
+		}
+	})
+}
+
+// meet opens the way through signaling.
+func (l *link) meet(e *encounter) {
+	l.enc.Store(e)
+	l.post.open(viaSignaling, e.send)
+}
+
+// detach takes the way through signaling away. gone means that the server says
+// the peer left, and not just that we lost the server.
+func (l *link) detach(gone bool) {
+	l.enc.Store(nil)
+	l.post.close(viaSignaling)
+	l.do(func() {
+		if gone && l.goneSince.IsZero() {
+			l.goneSince = time.Now()
+		}
+	})
+}
+
+// use takes servers, fresh credentials included.
+func (l *link) use(s servers) {
+	l.do(func() {
+		had := len(l.servers.stun)
+		l.servers = s
+		l.allocate()
+		if had == 0 && len(s.stun) > 0 {
+			l.gather(l.announce)
+		}
+	})
+}
+
+// goneAt is when a peer that left signaling is given up: all paths silent for
+// goneAfter as well.
+func (l *link) goneAt() time.Time {
+	if l.goneSince.IsZero() || l.outage.since.IsZero() {
+		return time.Time{}
+	}
+	at := l.goneSince
+	if l.outage.since.After(at) {
+		at = l.outage.since
+	}
+	return at.Add(goneAfter)
+}
+
+// pathChanged is everything that path reports.
+func (l *link) pathChanged(c path.Change) {
+	switch c.Event {
+	case path.Added:
+		if c.Path.Kind == path.Relayed {
+			l.bindChannel(c.Path)
+		}
+	case path.Suspected:
+		if alloc := l.relaying.alloc; alloc != nil && c.Path.Local == alloc.LocalAddr() {
+			alloc.Nudge() // it may be gone; its next refresh is up to 25 s away
+		}
+	case path.CarrierFailed:
+		l.carrierFailed(c)
+	}
+	if c.Event == path.Moved && c.From.Kind == path.Direct && c.Path.Kind != path.Direct ||
+		c.Event == path.Died && c.Path.Kind == path.Direct {
+		l.schedule(punch.TriggerPathLost)
+	}
+	if c.Event == path.Moved && c.Path.Kind == path.Relayed && !l.probed {
+		l.probeAt = time.Now().Add(relayedFor)
+	}
+	l.noteOutage()
+	l.reviewVerdict()
+	l.env.notify()
+}
+
+func (l *link) carrierFailed(c path.Change) {
+	if alloc := l.relaying.alloc; alloc != nil && path.Carrier(alloc) == c.Carrier {
+		l.allocationLost(alloc, c.Err)
+	}
+}
+
+// noteOutage starts and ends the time without a live path.
+func (l *link) noteOutage() {
+	active, ok := l.conn.Active()
+	l.post.alive.Store(ok && active.State == path.Alive)
+	for _, p := range l.conn.Status() {
+		if p.State == path.Alive {
+			l.outage = outage{}
+			return
+		}
+	}
+	if l.outage.since.IsZero() {
+		now := time.Now()
+		l.outage = outage{since: now, next: now.Add(healAfter)}
+	}
+}
+
+// heal renews everything that may have died with a NAT mapping: the way to the
+// signaling server, our candidates, the allocation. A first link that is just
+// slow is left alone for a while.
+func (l *link) heal(now time.Time) {
+	o := &l.outage
+	o.heals++
+	o.next = now.Add(healBackoff(o.heals))
+	if l.session.Load() == nil && o.heals == 1 {
+		return
+	}
+	l.env.kick()
+	l.conn.Nudge()
+	l.dropAllocation()
+	l.allocate()
+	if l.attempts.current == nil && l.role == connector {
+		l.schedule(punch.TriggerPathLost) // gathers
+		return
+	}
+	l.gather(l.announce)
+}
+
+// healBackoff spreads the renewals of a long outage.
+func healBackoff(heals int) time.Duration {
+	return min(2*time.Second<<min(heals-1, 4), 20*time.Second)
+}
+
+// networkChanged is a new address or route of ours, or the end of a sleep.
+func (l *link) networkChanged() {
+	l.do(func() {
+		l.conn.Nudge()
+		if alloc := l.relaying.alloc; alloc != nil {
+			alloc.Nudge()
+		}
+		l.probed = false
+		for _, s := range l.sockets {
+			s.nat = candidates.NAT{} // of the network before
+		}
+		l.gather(l.announce)
+		l.schedule(punch.TriggerNetwork)
+	})
+}
+
+// reviewVerdict says which path and why, when that has changed.
+func (l *link) reviewVerdict() {
+	v := judge(l.facts())
+	if old := l.verdict.Load(); old != nil && *old == v {
+		return
+	}
+	l.verdict.Store(&v)
+	l.trace.Emit(v)
+}
+
+// judged returns the verdict of this moment; of the last one when the link has
+// ended. It waits for the loop.
+func (l *link) judged() (v trace.Verdict) {
+	reviewed := make(chan struct{})
+	l.do(func() { l.reviewVerdict(); close(reviewed) })
+	select {
+	case <-reviewed:
+	case <-l.ended:
+	}
+	if last := l.verdict.Load(); last != nil {
+		v = *last
+	}
+	return v
+}
+
+func (l *link) facts() facts {
+	f := facts{
+		Path: pathNone, RelayOnly: l.relayOnly(), PeerRelayOnly: l.peerRelayOnly,
+		Attempts: l.attempts.ended, LastErr: l.attempts.lastErr, Candidates: l.remote.usable,
+		Ours: l.nat(), Peers: l.remote.nat, RelayErr: l.relaying.err,
+	}
+	if p, ok := l.conn.Active(); ok {
+		f.Path = string(p.Kind)
+	}
+	return f
+}

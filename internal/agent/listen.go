@@ -1,0 +1,379 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/signaling"
+	"golang.org/x/sync/errgroup"
+)
+
+// A Listener waits for all known peers at once: the side that answers.
+type Listener struct {
+	env    *environment
+	pair   bool
+	onCode func(identity.Code)
+}
+
+// ListenConfig is what one Listener does.
+type ListenConfig struct {
+	// Pair makes a pairing code, besides serving the known peers. Without
+	// any known peer that is done anyway.
+	Pair bool
+	// OnCode is told the code for the other machine.
+	OnCode func(identity.Code)
+}
+
+// NewListener prepares a Listener. Run does the rest.
+func NewListener(cfg Config, lc ListenConfig) (*Listener, error) {
+	env, err := newEnvironment(cfg)
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{env: env, pair: lc.Pair, onCode: lc.OnCode}, nil
+}
+
+// Run serves until ctx ends, or until the signaling server refuses us for
+// good. A pairing that failed ends it only when there is no known peer to
+// serve.
+func (ls *Listener) Run(ctx context.Context) error {
+	if err := ls.env.checkPort(); err != nil {
+		return err
+	}
+	known, err := ls.env.cfg.Peers.List()
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return ls.env.runSignaling(ctx) })
+	g.Go(func() error { return ls.env.watchNetwork(ctx) })
+	g.Go(func() error { return ls.serve(ctx) })
+	g.Go(func() error { return ls.env.serveStatus(ctx, "listen") })
+	if ls.pair || len(known) == 0 {
+		g.Go(func() error { return ls.pairOne(ctx, len(known) == 0) })
+	}
+	return g.Wait()
+}
+
+// pairOne makes one code and serves one guest. A failure is fatal where there
+// is nothing else to do.
+func (ls *Listener) pairOne(ctx context.Context, alone bool) error {
+	err := ls.env.pairAsListener(ctx, ls.onCode)
+	switch {
+	case err == nil || ctx.Err() != nil:
+		return nil
+	case alone:
+		return err
+	}
+	ls.env.cfg.Trace.Emit(trace.Failure{Where: "pairing", Err: err.Error()})
+	return nil
+}
+
+// served is one known peer with its mailbox.
+type served struct {
+	peer identity.Peer
+	stop context.CancelCauseFunc
+	done chan struct{}
+}
+
+// serve keeps a mailbox open for each known peer, as the list changes.
+func (ls *Listener) serve(ctx context.Context) error {
+	changes := ls.env.cfg.Peers.Watch(ctx)
+	open := make(map[identity.Fingerprint]*served)
+	failed := make(chan error, 1)
+	defer func() {
+		for _, s := range open {
+			s.stop(context.Canceled)
+			<-s.done
+		}
+	}()
+	for {
+		peers, err := ls.env.cfg.Peers.List()
+		if err != nil {
+			return err
+		}
+		known := make(map[identity.Fingerprint]identity.Peer)
+		for _, p := range peers {
+			known[p.Fingerprint] = p
+		}
+		for fp, s := range open {
+			if p, ok := known[fp]; !ok || p.Secret != s.peer.Secret {
+				s.stop(ErrForgotten) // links with it end, whatever they are doing
+				<-s.done
+				delete(open, fp)
+			}
+		}
+		for fp, p := range known {
+			if open[fp] == nil {
+				open[fp] = ls.open(ctx, p, failed)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case err := <-failed:
+			return err
+		case <-changes:
+		case <-ls.env.paired: // sooner than the file's watch tells
+		}
+	}
+}
+
+func (ls *Listener) open(ctx context.Context, p identity.Peer, failed chan<- error) *served {
+	ctx, stop := context.WithCancelCause(ctx)
+	s := &served{peer: p, stop: stop, done: make(chan struct{})}
+	go func() {
+		defer close(s.done)
+		for fails := 1; ctx.Err() == nil; fails++ {
+			err := ls.serveMailbox(ctx, p)
+			if err == nil || ctx.Err() != nil {
+				return
+			}
+			if errors.Is(err, signaling.ErrReplaced) || errors.Is(err, signaling.ErrClosed) {
+				select {
+				case failed <- fatalListen(err):
+				default:
+				}
+				return
+			}
+			// The trouble of one mailbox is not that of the others.
+			ls.env.cfg.Trace.Emit(trace.Failure{Where: "rendezvous with " + p.Name, Err: err.Error()})
+			select {
+			case <-time.After(linkBackoff(fails + 3)):
+			case <-ctx.Done():
+			}
+		}
+	}()
+	return s
+}
+
+// Bounds on what one peer can have here.
+const (
+	maxGuests = 16 // connectors in its mailbox
+	maxLinks  = 8  // links
+)
+
+// errReplaced ends a link whose connector has offered another one.
+var errReplaced = errors.New("the peer began a new link")
+
+// guest is one connector of a peer in its mailbox.
+type guest struct {
+	seat    signaling.Seat
+	waiting *encounter // answered, not yet proved to be there now
+	enc     *encounter
+	link    *link
+}
+
+// host is the listener's side of one mailbox.
+type host struct {
+	ls      *Listener
+	peer    identity.Peer
+	box     *signaling.Mailbox
+	guests  map[signaling.Seat]*guest
+	links   map[linkID]*link
+	ended   chan *link
+	servers servers
+}
+
+// serveMailbox meets every connector of one peer.
+func (ls *Listener) serveMailbox(ctx context.Context, p identity.Peer) error {
+	key := ls.env.cfg.Key
+	name := identity.MailboxID(p.Secret, key.Fingerprint())
+	h := &host{
+		ls: ls, peer: p, box: ls.env.client.JoinSeat(name, signaling.RoleHost, key.HostSeat(name)),
+		guests: make(map[signaling.Seat]*guest), links: make(map[linkID]*link), ended: make(chan *link),
+	}
+	defer h.box.Close()
+	defer h.endLinks()
+	var failed error // the mailbox is gone; links that live go on
+	events := h.box.Events()
+	for {
+		if failed != nil && len(h.links) == 0 {
+			return failed
+		}
+		select {
+		case <-ctx.Done():
+			for _, l := range h.links {
+				l.end(context.Cause(ctx))
+			}
+			return nil
+		case l := <-h.ended:
+			delete(h.links, l.id)
+		case ev, open := <-events:
+			switch {
+			case !open:
+				events, failed = nil, cmp.Or(failed, h.box.Err())
+			case ev.Kind == signaling.Failed:
+				failed = ev.Err
+				h.event(ctx, signaling.Event{Kind: signaling.Lost})
+			default:
+				h.event(ctx, ev)
+			}
+		}
+	}
+}
+
+// fatalListen explains the end of a mailbox.
+func fatalListen(err error) error {
+	if errors.Is(err, signaling.ErrReplaced) {
+		return withHint(fmt.Errorf("%w: %w", ErrRefused, err), "another `p2pagent listen` with this machine's key has taken over; run only one")
+	}
+	return fatalSignaling(err)
+}
+
+// endLinks waits for all links; they have been told.
+func (h *host) endLinks() {
+	for _, l := range h.links {
+		l.end(context.Canceled)
+	}
+	for len(h.links) > 0 {
+		delete(h.links, (<-h.ended).id)
+	}
+}
+
+func (h *host) event(ctx context.Context, ev signaling.Event) {
+	rec := h.ls.env.cfg.Trace.ForPeer(h.peer.Name)
+	switch ev.Kind {
+	case signaling.PeerHere:
+		if len(h.guests) >= maxGuests {
+			return // more than an honest server lets in
+		}
+		h.part(ev.From, false) // an earlier one of the same number is void
+		h.guests[ev.From] = &guest{seat: ev.From}
+		rec.Emit(trace.PeerState{Present: true})
+	case signaling.PeerGone:
+		h.part(ev.From, true)
+		rec.Emit(trace.PeerState{Present: false, Why: "left the signaling server"})
+	case signaling.Lost:
+		for seat := range h.guests {
+			h.part(seat, false)
+		}
+	case signaling.NewCredentials:
+		h.servers = h.ls.env.serversFor(ctx, ev.Credentials)
+		for _, l := range h.links {
+			l.use(h.servers)
+		}
+	case signaling.Message:
+		if g := h.guests[ev.From]; g != nil {
+			h.message(ctx, g, ev.Body)
+		}
+	}
+}
+
+// part ends the encounter with a guest; its link goes on without signaling.
+func (h *host) part(seat signaling.Seat, gone bool) {
+	if g := h.guests[seat]; g != nil && g.link != nil {
+		g.link.detach(gone)
+	}
+	delete(h.guests, seat)
+}
+
+// message is one body of a guest: a sealed message of the encounter there is,
+// or else a new handshake.
+func (h *host) message(ctx context.Context, g *guest, body []byte) {
+	for _, e := range []*encounter{g.waiting, g.enc} {
+		if e == nil {
+			continue
+		}
+		plain, err := e.open(body)
+		if err != nil {
+			continue
+		}
+		if e == g.waiting { // the peer has echoed our fresh handshake
+			g.enc, g.waiting = e, nil
+		}
+		h.plain(ctx, g, plain)
+		return
+	}
+	if err := h.answerHandshake(ctx, g, body); err != nil {
+		h.ls.env.cfg.Trace.Emit(trace.Failure{Where: "message of " + h.peer.Name, Err: err.Error()})
+	}
+}
+
+// answerHandshake answers message 1. It may be an old one that the server
+// replays, so nothing else follows from it.
+func (h *host) answerHandshake(ctx context.Context, g *guest, first []byte) error {
+	m, err := identity.NewMeeting(listener, h.ls.env.cfg.Key.Fingerprint(), h.peer, h.box.Name())
+	if err != nil {
+		return err
+	}
+	if _, err := m.Read(first); err != nil {
+		return err
+	}
+	second, err := m.Write(nil)
+	if err != nil {
+		return err
+	}
+	g.waiting = &encounter{box: h.box, seat: g.seat, ch: m.Channel()}
+	return h.box.Send(ctx, g.seat, second)
+}
+
+func (h *host) plain(ctx context.Context, g *guest, plain []byte) {
+	m, err := decodeMessage(plain)
+	if err == nil && m.Offer != nil {
+		h.offered(ctx, g, *m.Offer)
+		return
+	}
+	if g.link != nil {
+		g.link.receive(viaSignaling, plain) // reports what cannot be decoded
+	}
+}
+
+// offered goes on with a link that we still have, or begins a new one.
+func (h *host) offered(ctx context.Context, g *guest, o offer) {
+	cfg := h.ls.env.cfg
+	say := func(a answer) {
+		a.Link, a.RelayOnly, a.Direct = o.Link, cfg.RelayOnly, cfg.RequireDirect
+		if err := g.enc.say(ctx, &message{Answer: &a}); err != nil {
+			cfg.Trace.Emit(trace.Failure{Where: "send answer", Err: err.Error()})
+		}
+	}
+	if l := h.links[o.Link]; l != nil {
+		g.link = l
+		say(answer{Resumed: true})
+		l.attach(g.enc)
+		return
+	}
+	if o.Resume {
+		say(answer{}) // not known here any more; the connector begins anew
+		return
+	}
+	if g.link != nil {
+		g.link.end(errReplaced)
+		g.link = nil
+	}
+	switch {
+	case cfg.RelayOnly && o.Direct, cfg.RequireDirect && o.RelayOnly:
+		say(answer{Refused: "one side requires the relay and the other a direct path", Final: true})
+		return
+	case len(h.links) >= maxLinks:
+		say(answer{Refused: "too many links of one peer"})
+		return
+	}
+	l, err := newLink(ctx, h.ls.env, listener, h.peer, o)
+	if err != nil {
+		cfg.Trace.Emit(trace.Failure{Where: "new link with " + h.peer.Name, Err: err.Error()})
+		say(answer{Refused: "internal error"})
+		return
+	}
+	l.servers, l.peerRelayOnly = h.servers, o.RelayOnly
+	if len(l.servers.stun) == 0 {
+		l.servers = h.ls.env.serversFor(ctx, nil)
+	}
+	l.onSession = h.ls.env.serveSession
+	g.link = l
+	h.links[l.id] = l
+	h.ls.env.add(l)
+	say(answer{})
+	l.meet(g.enc)
+	go func() {
+		l.run() // says in the trace why it ended
+		h.ls.env.remove(l)
+		h.ended <- l
+	}()
+}

@@ -1,0 +1,250 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/punch"
+)
+
+// everyMessage has one of each kind.
+func everyMessage() []*message {
+	list := []candidates.Candidate{{Type: candidates.Host, Addr: netip.MustParseAddrPort("10.0.0.1:5000")}}
+	return []*message{
+		{Offer: &offer{Link: linkID{1}, Key: make([]byte, keyBytes)}},
+		{Offer: &offer{Link: linkID{1}, Resume: true}},
+		{Answer: &answer{Link: linkID{1}, Resumed: true}},
+		{Candidates: &announcement{Generation: 1, List: list, NAT: &natFacts{Mapping: candidates.EndpointIndependent}}},
+		{Relay: &relayedAt{netip.MustParseAddrPort("192.0.2.1:50000")}},
+		{Attempt: &attemptMessage{ID: "a", ICE: punch.NewCredentials(), Candidates: list}},
+		{Opened: &attemptRef{ID: "a"}}, {Selected: &attemptRef{ID: "a"}}, {Failed: &attemptRef{ID: "a", Why: "why"}},
+		{Want: &want{punch.TriggerNetwork}}, {Bind: &bindRequest{"r0", "127.0.0.1:80"}}, {Bound: &bindAnswer{ID: "r0", Addr: "127.0.0.1:80"}},
+		{Bye: &bye{"bye"}},
+	}
+}
+
+func TestMessageRoundTrip(t *testing.T) {
+	names := make(map[string]bool)
+	for i, m := range everyMessage() {
+		m.Seq = uint64(i + 1)
+		b, err := m.encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := decodeMessage(b)
+		if err != nil || !reflect.DeepEqual(got, m) {
+			t.Errorf("%s: got %+v %v, want %+v", b, got, err, m)
+		}
+		names[m.name()] = true
+	}
+	// One name for each pointer of the union.
+	if want := reflect.TypeFor[message]().NumField() - 1; len(names) != want || names[""] {
+		t.Errorf("%d names for %d kinds of messages: %v", len(names), want, names)
+	}
+}
+
+func TestDecodeMessageRefuses(t *testing.T) {
+	many := `{"seq":1,"candidates":{"generation":1,"list":[` + strings.TrimSuffix(strings.Repeat(`{"type":"host","addr":"10.0.0.1:5"},`, 200), ",") + `]}}`
+	for name, in := range map[string]string{
+		"not JSON":             `{`,
+		"another type":         `[]`,
+		"short key":            `{"seq":1,"offer":{"link":"00000000000000000000000000000000","key":"AAAA"}}`,
+		"no key":               `{"seq":1,"offer":{"link":"00000000000000000000000000000000"}}`,
+		"short link id":        `{"seq":1,"answer":{"link":"00"}}`,
+		"relay without port":   `{"seq":1,"relay":{"addr":"192.0.2.1:0"}}`,
+		"relay without addr":   `{"seq":1,"relay":{}}`,
+		"attempt without id":   `{"seq":1,"attempt":{"ice":{"ufrag":"abcd","pwd":"abcdefghijklmnopqrstuv"}}}`,
+		"attempt, short pwd":   `{"seq":1,"attempt":{"id":"x","ice":{"ufrag":"abcd","pwd":"short"}}}`,
+		"attempt, no ufrag":    `{"seq":1,"attempt":{"id":"x","ice":{"pwd":"abcdefghijklmnopqrstuv"}}}`,
+		"unusable candidate":   `{"seq":1,"candidates":{"generation":1,"list":[{"type":"host","addr":"nonsense"}]}}`,
+		"two members":          `{"seq":1,"bye":{"why":"x"},"want":{"trigger":"x"}}`,
+		"larger than the most": `{"seq":1,"bye":{"why":"` + strings.Repeat("a", maxMessage) + `"}}`,
+	} {
+		if _, err := decodeMessage([]byte(in)); !errors.Is(err, errMessage) {
+			t.Errorf("%s: %v, want it refused", name, err)
+		}
+	}
+	m, err := decodeMessage([]byte(many))
+	if err != nil || len(m.Candidates.List) != maxCandidates {
+		t.Errorf("200 candidates: %v, want the first %d", err, maxCandidates)
+	}
+	if m, err := decodeMessage([]byte(`{"seq":1,"from_the_future":{"x":1}}`)); err != nil || m.name() != "" {
+		t.Errorf("unknown message: %+v %v, want it ignored", m, err)
+	}
+}
+
+func FuzzDecodeMessage(f *testing.F) {
+	for i, m := range everyMessage() {
+		m.Seq = uint64(i)
+		b, _ := json.Marshal(m)
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m, err := decodeMessage(b)
+		if err != nil {
+			return
+		}
+		if m.Candidates != nil && len(m.Candidates.List) > maxCandidates || m.Attempt != nil && len(m.Attempt.Candidates) > maxCandidates {
+			t.Error("more candidates than are kept")
+		}
+	})
+}
+
+func TestWindow(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		in   []uint64
+		want string // y for new, n for seen
+	}{
+		{"in order", []uint64{1, 2, 3}, "yyy"},
+		{"copies", []uint64{1, 1, 2, 1, 2}, "ynynn"},
+		{"out of order", []uint64{3, 1, 2, 3, 2}, "yyynn"},
+		{"gap", []uint64{1, 100, 50, 100, 1}, "yyynn"},
+		{"zero is never valid", []uint64{0, 1, 0}, "nyn"},
+		{"too far behind", []uint64{1000, 1000 - seenWindow, 1000 - seenWindow + 1}, "yny"},
+		{"far ahead", []uint64{1, 1 << 60, 1, 1<<60 - 5, 1<<60 - 5}, "yynyn"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var w window
+			var got strings.Builder
+			for _, n := range tt.in {
+				got.WriteByte(map[bool]byte{true: 'y', false: 'n'}[w.add(n)])
+			}
+			if got.String() != tt.want {
+				t.Errorf("%v: %s, want %s", tt.in, got.String(), tt.want)
+			}
+		})
+	}
+}
+
+// What is sent by two ways arrives once; what is sent by none waits; a way that
+// breaks hands over; and a way that is stuck holds up nobody.
+func TestPost(t *testing.T) {
+	a, b := newPost(nil), newPost(nil)
+	defer a.shut()
+	got := make(chan string, 100)
+	deliver := func(via string) func(context.Context, []byte) error {
+		return func(_ context.Context, body []byte) error {
+			if m, fresh := b.receive(via, body); fresh {
+				got <- m.name()
+			}
+			return nil
+		}
+	}
+	expect := func(want ...string) {
+		t.Helper()
+		seen := make(map[string]bool)
+		for range want {
+			select {
+			case name := <-got:
+				seen[name] = true
+			case <-time.After(patience):
+				t.Fatalf("only %v of %v arrived", seen, want)
+			}
+		}
+		for _, w := range want {
+			if !seen[w] {
+				t.Errorf("%s did not arrive, but %v", w, seen)
+			}
+		}
+	}
+	a.send(&message{Bye: &bye{}})
+	a.send(&message{Want: &want{}})
+	a.open(viaSignaling, deliver(viaSignaling))
+	expect("bye", "want")
+	a.open(viaControl, deliver(viaControl))
+	a.send(&message{Relay: &relayedAt{netip.MustParseAddrPort("192.0.2.1:5")}})
+	expect("relay")
+	a.alive.Store(true)
+	a.open(viaControl, func(context.Context, []byte) error { return errors.New("broken") })
+	a.send(&message{Opened: &attemptRef{ID: "x"}})
+	expect("opened")
+	a.alive.Store(false)
+	a.open(viaControl, func(ctx context.Context, _ []byte) error { <-ctx.Done(); return ctx.Err() })
+	for range 3 * wayQueue {
+		a.send(&message{Selected: &attemptRef{ID: "x"}})
+		expect("selected")
+	}
+	if len(got) != 0 {
+		t.Errorf("%d copies too many", len(got))
+	}
+}
+
+func TestJudge(t *testing.T) {
+	yes, no := true, false
+	symmetric := candidates.NAT{UDP: &yes, Mapping: candidates.AddressAndPortDependent}
+	cone := candidates.NAT{UDP: &yes, Mapping: candidates.EndpointIndependent, Filtering: candidates.AddressAndPortDependent}
+	cut := candidates.NAT{UDP: &no}
+	failed := &punch.NoPathError{Counts: punch.Counts{ChecksSent: 120}, Candidates: 3}
+	oneWay := &punch.NoPathError{Counts: punch.Counts{ChecksSent: 120, ChecksReceived: 7}, Candidates: 3}
+	for _, tt := range []struct {
+		name   string
+		f      facts
+		text   string // a part of it
+		remedy bool
+	}{
+		{"direct", facts{Path: pathDirect, Ours: symmetric}, "no server sees or carries", false},
+		{"told to", facts{Path: pathRelayed, RelayOnly: true}, "this side was told", true},
+		{"peer told to", facts{Path: pathRelayed, PeerRelayOnly: true}, "the peer was told", true},
+		{"no UDP here", facts{Path: pathRelayed, Ours: cut, Peers: cone}, "no UDP leaves this network", true},
+		{"no UDP there", facts{Path: pathRelayed, Ours: cone, Peers: cut}, "no UDP leaves the peer's network", true},
+		{"no UDP anywhere", facts{Path: pathRelayed, Ours: cut, Peers: cut}, "no UDP leaves either network", true},
+		{"both symmetric", facts{Path: pathRelayed, Ours: symmetric, Peers: symmetric}, "both NATs", true},
+		{"symmetric here, filter known", facts{Path: pathRelayed, Ours: symmetric, Peers: cone}, "this side's NAT gives every destination another port", true},
+		{"symmetric there, filter known", facts{Path: pathRelayed, Ours: cone, Peers: symmetric}, "the peer's NAT gives every destination another port", true},
+		{"symmetric, filter unknown, not tried", facts{Path: pathRelayed, Ours: symmetric}, "no attempt for a direct path has ended", false},
+		{"symmetric, filter unknown, failed", facts{Path: pathRelayed, Ours: symmetric, Attempts: 1, LastErr: failed}, "filtering was not measured", true},
+		{"not measured is not no", facts{Path: pathRelayed}, "no attempt for a direct path has ended", false},
+		{"found, not yet proved", facts{Path: pathRelayed, Attempts: 1, Ours: cone, Peers: cone}, "is being proved", false},
+		{"nothing to try", facts{Path: pathRelayed, Attempts: 1, LastErr: failed, Ours: cone, Peers: cone}, "announced no address", false},
+		{"nothing arrived", facts{Path: pathRelayed, Attempts: 1, LastErr: failed, Candidates: 3, Ours: cone, Peers: cone}, "120 checks were sent to the peer (3 of", true},
+		{"one direction", facts{Path: pathRelayed, Attempts: 1, LastErr: oneWay, Candidates: 3}, "one direction only", true},
+		{"another error", facts{Path: pathRelayed, Attempts: 1, LastErr: errors.New("socket closed"), Candidates: 1}, "socket closed", true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got := judge(tt.f)
+			if !strings.Contains(got.Text, tt.text) || (got.Remedy != "") != tt.remedy || got.Path != tt.f.Path {
+				t.Errorf("got %+v, want %q, remedy %v", got, tt.text, tt.remedy)
+			}
+			if !strings.HasPrefix(got.Text, tt.f.Path+": ") {
+				t.Errorf("%q does not begin with the path", got.Text)
+			}
+		})
+	}
+}
+
+func TestBackoffs(t *testing.T) {
+	for name, f := range map[string]func(int) int64{
+		"link":       func(n int) int64 { return linkBackoff(n).Milliseconds() },
+		"heal":       func(n int) int64 { return healBackoff(n).Milliseconds() },
+		"allocation": func(n int) int64 { return allocationBackoff(n).Milliseconds() },
+	} {
+		last := int64(0)
+		for n := 1; n < 100; n++ {
+			d := f(n)
+			if d < last || d < 100 || d > 30_000 {
+				t.Errorf("%s backoff %d is %d ms after %d ms", name, n, d, last)
+			}
+			last = d
+		}
+	}
+}
+
+func TestRelayPeers(t *testing.T) {
+	list := []candidates.Candidate{}
+	for _, a := range []string{"10.0.0.1:5", "198.51.100.2:5", "198.51.100.2:6", "127.0.0.1:5", "169.254.1.1:5", "[2001:db8::1]:5"} {
+		list = append(list, candidates.Candidate{Type: candidates.Host, Addr: netip.MustParseAddrPort(a)})
+	}
+	got := relayPeers(list, netip.MustParseAddr("192.0.2.1"))
+	if fmt.Sprint(got) != "[192.0.2.1 198.51.100.2]" {
+		t.Errorf("permits %v: the relay itself and the public address, once each", got)
+	}
+}

@@ -1,0 +1,187 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/signaling"
+	"golang.org/x/sync/errgroup"
+)
+
+// pairResend is when the connector sends its first message again.
+const pairResend = 2 * time.Second
+
+func (e *environment) self() identity.Self {
+	return identity.Self{Name: e.cfg.Name, Fingerprint: e.cfg.Key.Fingerprint()}
+}
+
+// pairAsListener claims a number, tells the code, and stores the peer that
+// proves to know it. A code that nobody used in its time is replaced by a new
+// one; a wrong guess is the end, since each further code is a further guess.
+func (e *environment) pairAsListener(ctx context.Context, tell func(identity.Code)) error {
+	for {
+		number, box, err := e.client.Claim(ctx)
+		if err != nil {
+			return err
+		}
+		code, err := identity.NewCode(number)
+		if err != nil {
+			return err
+		}
+		p, err := identity.NewPairing(identity.Listener, code, e.self(), number)
+		if err != nil {
+			return err
+		}
+		if tell != nil {
+			tell(code)
+		}
+		err = e.exchange(ctx, p, box, nil)
+		box.Close()
+		if errors.Is(err, signaling.ErrExpired) && !p.Spent() {
+			continue
+		}
+		return err
+	}
+}
+
+// Pair redeems a code that the other machine shows, and returns the peer as it
+// is stored now. as is the name to store it under; empty: what it calls
+// itself. It ends when ctx does.
+func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (identity.Peer, error) {
+	e, err := newEnvironment(cfg)
+	if err != nil {
+		return identity.Peer{}, err
+	}
+	if as != "" {
+		if err := identity.ValidateName(as); err != nil {
+			return identity.Peer{}, fmt.Errorf("--as: %w", err)
+		}
+	}
+	p, err := identity.NewPairing(identity.Connector, code, e.self(), code.Nameplate())
+	if err != nil {
+		return identity.Peer{}, err
+	}
+	var peer identity.Peer
+	paired := errors.New("paired")
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return fatalSignaling(e.client.Run(gctx)) })
+	g.Go(func() error {
+		box := e.client.Join(code.Nameplate(), signaling.RoleGuest)
+		defer box.Close()
+		err := e.exchange(gctx, p, box, func(p *identity.Peer) {
+			if as != "" {
+				p.Name = as
+			}
+		})
+		if err != nil {
+			return err
+		}
+		peer, err = e.cfg.Peers.ByFingerprint(p.Result().Fingerprint)
+		return errors.Join(err, paired)
+	})
+	err = g.Wait()
+	if errors.Is(err, paired) {
+		if peer.Fingerprint.IsZero() {
+			return peer, err
+		}
+		return peer, nil
+	}
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return peer, ctx.Err() // interrupted
+	case ctx.Err() != nil:
+		if connected, _, last := e.client.State(); !connected {
+			return peer, withHint(fmt.Errorf("%w: %v", ErrSignaling, last), "is `signal` running there, and is its port open?")
+		}
+		return peer, withHint(fmt.Errorf("%w: nobody answered for the code's number %s", ErrPeerAbsent, code.Nameplate()), "run `p2pagent listen --pair` on the other machine and use the new code")
+	}
+	return peer, err
+}
+
+// exchange runs one pairing in a mailbox and stores the peer.
+func (e *environment) exchange(ctx context.Context, p *identity.Pairing, box *signaling.Mailbox, adjust func(*identity.Peer)) error {
+	resend := time.NewTicker(pairResend)
+	defer resend.Stop()
+	var to signaling.Seat
+	present := false
+	send := func(b []byte) {
+		if b == nil {
+			return
+		}
+		if err := box.Send(ctx, to, b); err != nil {
+			e.cfg.Trace.Emit(trace.Failure{Where: "pairing", Err: err.Error()})
+		}
+	}
+	for {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-resend.C:
+			if present && !p.Spent() {
+				send(p.Start())
+			}
+		case ev, open := <-box.Events():
+			if !open {
+				return box.Err()
+			}
+			switch ev.Kind {
+			case signaling.Failed:
+				return pairingEnd(ev.Err)
+			case signaling.PeerHere:
+				to, present = ev.From, true
+				send(p.Start())
+			case signaling.PeerGone:
+				present = false
+				if p.Spent() {
+					return withHint(fmt.Errorf("%w: the other side left after the code was spent", ErrWrongCode), "make a new code with `p2pagent listen --pair`")
+				}
+			case signaling.Message:
+				out, done, err := p.Step(ev.Body)
+				send(out)
+				switch {
+				case done:
+					return e.storePeer(p.Result(), adjust)
+				case errors.Is(err, identity.ErrWrongCode):
+					return withHint(fmt.Errorf("%w; it is spent now", ErrWrongCode), "make a new code with `p2pagent listen --pair`; if nobody mistyped it, somebody is guessing")
+				case errors.Is(err, identity.ErrFinished):
+					return err
+				case err != nil:
+					e.cfg.Trace.Emit(trace.Failure{Where: "pairing", Err: err.Error()})
+				}
+			}
+		}
+	}
+}
+
+func (e *environment) storePeer(peer identity.Peer, adjust func(*identity.Peer)) error {
+	if adjust != nil {
+		adjust(&peer)
+	}
+	stored, err := e.cfg.Peers.Put(peer)
+	if err != nil {
+		return err
+	}
+	select {
+	case e.paired <- struct{}{}:
+	default:
+	}
+	e.cfg.Trace.Emit(trace.Paired{Name: stored.Name, Fingerprint: stored.Fingerprint.String()})
+	return nil
+}
+
+// pairingEnd gives the server's errors about a nameplate their meaning.
+func pairingEnd(err error) error {
+	switch {
+	case errors.Is(err, context.Canceled):
+		return err // by our own will, and yet no success
+	case errors.Is(err, signaling.ErrUnknown):
+		return withHint(fmt.Errorf("%w: no such code is waiting: %w", ErrPeerAbsent, err), "check the number, or make a new code with `p2pagent listen --pair`")
+	case errors.Is(err, signaling.ErrTaken):
+		return withHint(fmt.Errorf("%w: %w", ErrWrongCode, err), "the code was used already; make a new one with `p2pagent listen --pair`")
+	}
+	return fatalSignaling(err)
+}

@@ -1,0 +1,311 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/path"
+	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/relay"
+)
+
+// relaying is the link's own allocation and the peer's relayed address.
+type relaying struct {
+	alloc      *relay.Allocation
+	allocating bool
+	failures   int
+	retryAt    time.Time
+	err        error // why there is none
+	peer       netip.AddrPort
+	peers      map[netip.AddrPort]bool // relayed addresses that the peer has named
+	permitted  map[netip.Addr]bool     // on this allocation
+}
+
+// Bounds on what a peer can make us do.
+const (
+	maxPeerRelays = 16 // relayed addresses in a link's life
+	maxPermits    = 32 // permissions of one allocation
+)
+
+// allocate gets an allocation, over UDP and, a little later, over TCP and TLS:
+// whichever is there first. Nothing happens when payload may not be relayed.
+func (l *link) allocate() {
+	r := &l.relaying
+	if l.requireDirect() || r.allocating || r.alloc != nil || len(l.servers.turn) == 0 {
+		return
+	}
+	if l.freshCredentials() {
+		return // they come with use
+	}
+	r.allocating, r.retryAt = true, time.Time{}
+	s := l.servers
+	l.work(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
+		defer cancel()
+		alloc, err := firstAllocation(ctx, s, l.env.cfg.Portable, l.trace)
+		l.orphan.Store(alloc)
+		l.do(func() {
+			l.orphan.Store(nil)
+			l.allocated(alloc, err)
+		})
+	})
+}
+
+// freshCredentials asks the signaling server for new credentials when ours are
+// too old for a new allocation, and reports whether an answer will come. Without
+// signaling the old ones have to do.
+func (l *link) freshCredentials() bool {
+	e := l.enc.Load()
+	if e == nil || l.servers.expires.IsZero() || time.Now().Before(l.servers.expires) {
+		return false
+	}
+	l.servers.expires = time.Time{} // ask once
+	l.work(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, sendTimeout)
+		defer cancel()
+		if _, err := e.box.Credentials(ctx); err != nil { // else they come as an event too
+			l.trace.Emit(trace.Failure{Where: "credentials", Err: err.Error()})
+			l.do(l.allocate)
+		}
+	})
+	return true
+}
+
+// firstAllocation tries the servers' transports, each kind with a head start
+// over the next, and returns the first allocation that is made.
+func firstAllocation(ctx context.Context, s servers, portable bool, rec *trace.Recorder) (*relay.Allocation, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type result struct {
+		alloc *relay.Allocation
+		err   error
+	}
+	results := make(chan result, len(s.turn))
+	try := func(t turnServer) {
+		alloc, err := relay.Allocate(ctx, relay.ClientConfig{
+			Server: t.addr, Transport: t.uri.Transport, ServerName: t.uri.Host,
+			Username: s.user, Password: s.pass, Portable: portable, Trace: rec,
+		})
+		results <- result{alloc, err}
+	}
+	pending := slices.Clone(s.turn)
+	slices.SortStableFunc(pending, func(a, b turnServer) int { return transportRank(a) - transportRank(b) })
+
+	var errs []error
+	var won *relay.Allocation
+	next := time.NewTimer(0)
+	defer next.Stop()
+	for running := 0; won == nil && (running > 0 || len(pending) > 0); {
+		select {
+		case <-next.C:
+			if len(pending) > 0 {
+				go try(pending[0])
+				pending = pending[1:]
+				running++
+				next.Reset(tcpHeadStart)
+			}
+		case r := <-results:
+			running--
+			if won = r.alloc; won == nil {
+				errs = append(errs, r.err)
+				next.Reset(0) // the next one need not wait any more
+			}
+			if won != nil && running > 0 {
+				cancel() // the others are of no use; wait for them below
+				for range running {
+					if late := <-results; late.alloc != nil {
+						late.alloc.Close()
+					}
+				}
+			}
+		}
+	}
+	if won != nil {
+		return won, nil
+	}
+	return nil, errors.Join(errs...)
+}
+
+func transportRank(t turnServer) int {
+	return slices.Index([]string{"udp", "tcp", "tls"}, t.uri.Transport)
+}
+
+func (l *link) allocated(alloc *relay.Allocation, err error) {
+	r := &l.relaying
+	r.allocating = false
+	if err == nil {
+		err = l.conn.AddCarrier(alloc, path.Relayed, nil)
+		if err != nil {
+			alloc.Close()
+		}
+	}
+	if r.err = err; err != nil {
+		if errors.Is(err, relay.ErrCredentials) {
+			l.servers.expires = time.Now()
+		}
+		r.failures++
+		r.retryAt = time.Now().Add(allocationBackoff(r.failures))
+		l.reviewVerdict()
+		return
+	}
+	r.alloc, r.failures, r.permitted = alloc, 0, make(map[netip.Addr]bool)
+	l.work(func(ctx context.Context) {
+		select {
+		case <-alloc.Done():
+			l.do(func() { l.allocationLost(alloc, alloc.Err()) })
+		case <-ctx.Done():
+		}
+	})
+	l.permitPeer()
+	l.tryRelays()
+}
+
+// allocationBackoff grows from one second to half a minute.
+func allocationBackoff(failures int) time.Duration {
+	return min(time.Second<<min(failures-1, 5), 30*time.Second)
+}
+
+func (l *link) allocationLost(alloc *relay.Allocation, err error) {
+	r := &l.relaying
+	if r.alloc != alloc {
+		return
+	}
+	r.err = err
+	l.dropAllocation()
+	l.allocate()
+}
+
+// dropAllocation gives the allocation back, in a worker: its farewell may wait
+// for a server that cannot be reached.
+func (l *link) dropAllocation() {
+	if alloc := l.relaying.alloc; alloc != nil {
+		l.relaying.alloc = nil
+		l.work(func(context.Context) { l.conn.RemoveCarrier(alloc) })
+	}
+}
+
+// permitPeer lets the peer's announced addresses through our relay, and
+// announces the relay when they are: earlier, its first packets would be lost.
+func (l *link) permitPeer() {
+	alloc := l.relaying.alloc
+	if alloc == nil || l.remote.generation == 0 {
+		return
+	}
+	direct, _, _ := candidates.Filter(l.remote.list, l.filterEnv())
+	addrs := relayPeers(direct, alloc.LocalAddr().Addr())
+	for _, a := range addrs {
+		if len(l.relaying.permitted) < maxPermits {
+			l.relaying.permitted[a] = true
+		}
+	}
+	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !l.relaying.permitted[a] })
+	l.work(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
+		defer cancel()
+		err := alloc.Permit(ctx, addrs...)
+		l.do(func() {
+			if l.relaying.alloc != alloc {
+				return
+			}
+			if err != nil && !errors.Is(err, relay.ErrDenied) {
+				l.trace.Emit(trace.Failure{Where: "permit peer on relay", Err: err.Error()})
+			}
+			l.post.send(&message{Relay: &relayedAt{alloc.LocalAddr()}})
+		})
+	})
+}
+
+// relayPeers picks the addresses that may send to us through the relay: the
+// peer's public ones, and the relay itself for a peer that is on it too.
+func relayPeers(list []candidates.Candidate, relayAddr netip.Addr) []netip.Addr {
+	out := []netip.Addr{relayAddr}
+	for _, c := range list {
+		a := c.Addr.Addr().Unmap()
+		if a.Is4() != relayAddr.Is4() || a.IsPrivate() || a.IsLoopback() != relayAddr.IsLoopback() || a.IsLinkLocalUnicast() || slices.Contains(out, a) {
+			continue
+		}
+		out = append(out, a)
+	}
+	return out
+}
+
+// peerRelay takes the peer's relayed address.
+func (l *link) peerRelay(addr netip.AddrPort) {
+	_, relayed, refused := candidates.Filter([]candidates.Candidate{{Type: candidates.Relayed, Addr: addr}}, l.filterEnv())
+	for _, r := range refused {
+		l.trace.Emit(trace.Candidate{Remote: true, Type: string(r.Candidate.Type), Addr: r.Candidate.Addr, Refused: r.Why})
+	}
+	r := &l.relaying
+	if len(relayed) == 0 || l.requireDirect() || !r.peers[addr] && len(r.peers) >= maxPeerRelays {
+		return
+	}
+	if !r.peers[addr] {
+		if r.peers == nil {
+			r.peers = make(map[netip.AddrPort]bool)
+		}
+		r.peers[addr] = true
+		l.trace.Emit(trace.Candidate{Remote: true, Type: string(candidates.Relayed), Addr: addr})
+		l.conn.Expect(addr)
+	}
+	r.peer = addr
+	l.tryRelays()
+}
+
+// tryRelays probes every relayed pair there is: our sockets to the peer's
+// relay, and relay to relay. The pair of our relay and the peer's socket is
+// tried by the peer; we answer it.
+func (l *link) tryRelays() {
+	r := &l.relaying
+	if !r.peer.IsValid() || l.requireDirect() {
+		return
+	}
+	if !l.relayOnly() {
+		for _, s := range l.newest() {
+			if s.LocalAddr().Addr().Is4() == r.peer.Addr().Is4() {
+				l.try(s.Socket, r.peer, path.Relayed)
+			}
+		}
+	}
+	alloc, peer := r.alloc, r.peer
+	if alloc == nil {
+		return
+	}
+	l.work(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
+		defer cancel()
+		if err := alloc.Permit(ctx, peer.Addr()); err != nil {
+			return // traced by relay
+		}
+		l.do(func() {
+			if l.relaying.alloc == alloc {
+				l.try(alloc, peer, path.Relayed)
+			}
+		})
+	})
+}
+
+func (l *link) try(cr path.Carrier, remote netip.AddrPort, kind path.Kind) {
+	if err := l.conn.Try(cr, remote, kind); err != nil {
+		l.trace.Emit(trace.Failure{Where: "try " + remote.String(), Err: err.Error()})
+	}
+}
+
+// bindChannel gives a relayed path its channel, which saves 32 bytes a packet
+// and lets packets leave in batches.
+func (l *link) bindChannel(p path.Status) {
+	alloc := l.relaying.alloc
+	if alloc == nil || p.Local != alloc.LocalAddr() {
+		return
+	}
+	l.work(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
+		defer cancel()
+		if err := alloc.Bind(ctx, p.Remote); err != nil {
+			l.trace.Emit(trace.Failure{Where: "bind channel to " + p.Remote.String(), Err: err.Error()})
+		}
+	})
+}

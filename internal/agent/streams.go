@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/forward"
+	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
+)
+
+// serveSession answers the streams that a connected peer opens, until the
+// session ends, and closes the ports that it had opened here.
+func (e *environment) serveSession(ctx context.Context, l *link, s *session.Session) {
+	defer e.binds.closeAll(l)
+	err := s.Serve(ctx, func(ctx context.Context, h session.Header, stream *session.Stream) {
+		allow := e.cfg.Allow
+		if allow == nil {
+			allow = new(forward.AllowList)
+		}
+		switch h.Kind {
+		case session.KindDial:
+			forward.Dial(ctx, allow, h.Target, stream, l.trace)
+		default:
+			why := "this side does not know streams of " + h.Kind.String()
+			stream.Refuse(session.CodeUnsupported, why)
+			l.trace.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: why})
+		}
+	})
+	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+		var closed *session.PeerClosedError
+		if !errors.As(err, &closed) {
+			l.trace.Emit(trace.Failure{Where: "serve streams", Err: err.Error()})
+		}
+	}
+}
+
+// bindTable holds the ports that peers have opened here with -R, and on the
+// other side the requests that wait for an answer.
+type bindTable struct {
+	mu      sync.Mutex
+	open    map[*link]map[string]net.Listener // by the address that was asked for
+	waiting map[string]chan bindAnswer
+}
+
+const (
+	maxBinds   = 32 // ports of one link
+	maxBinding = 4  // requests of one link under way
+	askAgain   = 5 * time.Second
+)
+
+// bind answers a peer's request for a port. It runs on the link's loop; a
+// request that comes too early or on top of too many is asked again by the
+// peer.
+func (e *environment) bind(l *link, r *bindRequest) {
+	s := l.session.Load()
+	if s == nil || !validRef(r.ID) || l.binding >= maxBinding {
+		return
+	}
+	ln, fresh, err := e.listenFor(l, r.Bind)
+	if err != nil {
+		l.trace.Emit(trace.StreamRefused{Kind: session.KindReverse.String(), Target: r.Bind, Why: err.Error()})
+		l.post.send(&message{Bound: &bindAnswer{ID: r.ID, Err: err.Error()}})
+		return
+	}
+	l.post.send(&message{Bound: &bindAnswer{ID: r.ID, Addr: ln.Addr().String()}})
+	if !fresh {
+		return // asked again, the answer was lost
+	}
+	l.work(func(ctx context.Context) {
+		open := func(ctx context.Context, h session.Header) (forward.Opened, error) { return s.Open(ctx, h) }
+		forward.Serve(ctx, ln, session.Header{Kind: session.KindReverse, Target: r.ID}, open, l.trace)
+	})
+}
+
+// listenFor opens a port, or finds the one that is open for this request. A
+// port that an older link of the same peer still holds is taken over: the peer
+// has restarted, and that link only waits for its end.
+func (e *environment) listenFor(l *link, bind string) (ln net.Listener, fresh bool, err error) {
+	allow := e.cfg.Allow
+	if allow == nil {
+		allow = new(forward.AllowList)
+	}
+	addr, err := allow.Listenable(bind)
+	if err != nil {
+		return nil, false, err
+	}
+	e.binds.mu.Lock()
+	defer e.binds.mu.Unlock()
+	if ln := e.binds.open[l][bind]; ln != nil {
+		return ln, false, nil
+	}
+	if len(e.binds.open[l]) >= maxBinds {
+		return nil, false, fmt.Errorf("%d ports are open already", maxBinds)
+	}
+	for other, open := range e.binds.open {
+		if old := open[bind]; old != nil && other != l && other.peer.Fingerprint == l.peer.Fingerprint && !other.post.alive.Load() {
+			old.Close()
+			delete(open, bind)
+		}
+	}
+	if ln, err = forward.Listen(l.ctx, addr.String()); err != nil {
+		return nil, false, err
+	}
+	if e.binds.open == nil {
+		e.binds.open = make(map[*link]map[string]net.Listener)
+	}
+	if e.binds.open[l] == nil {
+		e.binds.open[l] = make(map[string]net.Listener)
+	}
+	e.binds.open[l][bind] = ln
+	return ln, true, nil
+}
+
+// closeAll closes the ports of a link whose session has ended.
+func (t *bindTable) closeAll(l *link) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, ln := range t.open[l] {
+		ln.Close()
+	}
+	delete(t.open, l)
+}
+
+// bound hands the peer's answer to whoever asked.
+func (e *environment) bound(_ *link, a *bindAnswer) {
+	e.binds.mu.Lock()
+	defer e.binds.mu.Unlock()
+	if c := e.binds.waiting[a.ID]; c != nil {
+		delete(e.binds.waiting, a.ID)
+		c <- *a
+	}
+}
+
+// askBind asks the peer to open a port, and waits for its answer.
+func (e *environment) askBind(ctx context.Context, l *link, id, bind string) (string, error) {
+	answer := make(chan bindAnswer, 1)
+	e.binds.mu.Lock()
+	if e.binds.waiting == nil {
+		e.binds.waiting = make(map[string]chan bindAnswer)
+	}
+	e.binds.waiting[id] = answer
+	e.binds.mu.Unlock()
+	defer func() {
+		e.binds.mu.Lock()
+		delete(e.binds.waiting, id)
+		e.binds.mu.Unlock()
+	}()
+	again := time.NewTicker(askAgain)
+	defer again.Stop()
+	for {
+		l.post.send(&message{Bind: &bindRequest{ID: id, Bind: bind}})
+		select {
+		case a := <-answer:
+			if a.Err != "" {
+				return "", fmt.Errorf("-R %s: %w by the peer: %q", bind, ErrRefused, clip(a.Err, 300))
+			}
+			return a.Addr, nil
+		case <-again.C:
+		case <-ctx.Done():
+			return "", fmt.Errorf("-R %s: %w", bind, context.Cause(ctx))
+		case <-l.ended:
+			return "", fmt.Errorf("-R %s: the link ended", bind)
+		}
+	}
+}
