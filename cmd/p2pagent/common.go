@@ -1,0 +1,278 @@
+package main
+
+import (
+	"bufio"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/signaling"
+	"github.com/spf13/cobra"
+)
+
+const (
+	envSignal = "P2PAGENT_SIGNAL"
+	envCode   = "P2PAGENT_CODE"
+)
+
+// common are the flags of every command that links.
+type common struct {
+	signal       string
+	stun, turn   []string
+	turnAuthFile string
+	json         bool
+	traceFile    string
+	relayOnly    bool
+	require      string
+	udpPort      int
+	timeout      time.Duration
+	codeFile     string
+	codeStdin    bool
+	name         string
+	color        string
+	verbose      bool
+	noMapping    bool
+	portable     bool
+	loopback     bool
+}
+
+func (c *common) add(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&c.signal, "signal", os.Getenv(envSignal), "signaling server, ws://HOST:8080#TOKEN; $"+envSignal)
+	f.Lookup("signal").DefValue = ""
+	f.StringArrayVar(&c.stun, "stun", nil, "STUN server instead of the signaling server's, stun:HOST[:PORT]; repeatable")
+	f.StringArrayVar(&c.turn, "turn", nil, "TURN server instead of the signaling server's, turn:HOST[:PORT][?transport=tcp]; repeatable")
+	f.StringVar(&c.turnAuthFile, "turn-auth-file", "", "file with USER:PASSWORD for --turn")
+	f.BoolVar(&c.json, "json", false, "JSON on stdout")
+	f.StringVar(&c.traceFile, "trace", "", "write every event to this file, JSON Lines")
+	f.BoolVar(&c.relayOnly, "relay-only", false, "tell nobody this machine's addresses; use the relay")
+	f.StringVar(&c.require, "require", "", "\"direct\": payload never touches a relay")
+	f.IntVar(&c.udpPort, "udp-port", 0, "local UDP port, for a rule in the router; 0: any")
+	f.DurationVar(&c.timeout, "timeout", 0, "give up when there is no link after this time")
+	f.BoolVar(&c.noMapping, "no-port-mapping", false, "do not ask the router to map a port (this version never does)")
+	f.BoolVarP(&c.verbose, "verbose", "v", false, "more lines on stderr")
+	f.StringVar(&c.color, "color", "auto", "auto, always or never; see also $NO_COLOR")
+	f.BoolVar(&c.portable, "portable-io", false, "plain UDP I/O, without the kernel's batching")
+	f.Lookup("portable-io").Hidden = true
+	f.BoolVar(&c.loopback, "loopback", false, "stay on this machine, and believe a peer that says it is here too: for tests")
+	f.Lookup("loopback").Hidden = true
+}
+
+func (c *common) addCode(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.codeFile, "code-file", "", "read the pairing code from this file")
+	cmd.Flags().BoolVar(&c.codeStdin, "code-stdin", false, "read the pairing code from standard input")
+	cmd.Flags().StringVar(&c.name, "name", hostname(), "what this machine is called when pairing")
+}
+
+func hostname() string {
+	name, err := os.Hostname()
+	if err != nil || identity.ValidateName(name) != nil {
+		return "p2pagent"
+	}
+	return name
+}
+
+// a setup is what a command works with, and what must be closed after it.
+type setup struct {
+	cfg   agent.Config
+	tell  *teller
+	close func() error
+}
+
+// configDir is where the key and the peers are: $XDG_CONFIG_HOME/p2pagent, or
+// what the system has instead.
+func configDir() (string, error) {
+	dir, err := os.UserConfigDir()
+	if err != nil {
+		return "", fmt.Errorf("no place for the key: %w", err)
+	}
+	return filepath.Join(dir, "p2pagent"), nil
+}
+
+func openStore() (*identity.Store, error) {
+	dir, err := configDir()
+	if err != nil {
+		return nil, err
+	}
+	return identity.OpenStore(filepath.Join(dir, "peers.json"))
+}
+
+// prepare checks the flags and makes the agent's configuration.
+func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
+	s := &setup{close: func() error { return nil }}
+	cfg := &s.cfg
+	switch c.require {
+	case "", "direct":
+	default:
+		return nil, usageError{fmt.Errorf("--require %q: only \"direct\" can be required", c.require)}
+	}
+	if c.timeout < 0 {
+		return nil, usageError{fmt.Errorf("--timeout %v is negative", c.timeout)}
+	}
+	cfg.Name, cfg.SignalURL, cfg.RelayOnly, cfg.RequireDirect = c.name, c.signal, c.relayOnly, c.require == "direct"
+	cfg.UDPPort, cfg.Portable, cfg.Loopback, cfg.Version = c.udpPort, c.portable, c.loopback, version()
+	if c.signal == "" {
+		return nil, usageError{fmt.Errorf("no signaling server; start one with `signal` and paste the line it prints, or give --signal URL")}
+	}
+	if _, _, err := signaling.ParseURL(c.signal); err != nil {
+		return nil, usageError{err}
+	}
+	if c.relayOnly && cfg.RequireDirect {
+		return nil, usageError{errors.New("--relay-only and --require direct exclude each other")}
+	}
+	if c.udpPort < 0 || c.udpPort > 65535 {
+		return nil, usageError{fmt.Errorf("--udp-port %d: a port is 0 to 65535", c.udpPort)}
+	}
+	var err error
+	if cfg.STUN, err = parseURIs("--stun", c.stun, "stun"); err != nil {
+		return nil, err
+	}
+	if cfg.TURN, err = parseURIs("--turn", c.turn, "turn", "turns"); err != nil {
+		return nil, err
+	}
+	if c.turnAuthFile != "" {
+		if cfg.TURNUser, cfg.TURNPass, err = readTURNAuth(c.turnAuthFile); err != nil {
+			return nil, err
+		}
+	}
+	dir, err := configDir()
+	if err != nil {
+		return nil, err
+	}
+	if cfg.Key, err = identity.LoadOrCreateKey(filepath.Join(dir, "key.pem")); err != nil {
+		return nil, err
+	}
+	if cfg.Peers, err = openStore(); err != nil {
+		return nil, err
+	}
+	s.tell, err = newTeller(cmd.ErrOrStderr(), c.verbose, c.color)
+	if err != nil {
+		return nil, err
+	}
+	sinks := []trace.Sink{s.tell}
+	if c.json {
+		sinks = append(sinks, &jsonLines{w: cmd.OutOrStdout()})
+	}
+	if c.traceFile != "" {
+		f, err := os.OpenFile(c.traceFile, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+		if err != nil {
+			return nil, fmt.Errorf("--trace: %w", err)
+		}
+		file := trace.NewFile(f)
+		sinks = append(sinks, file)
+		s.close = file.Close
+	}
+	if address, _, err := signaling.ParseURL(c.signal); err == nil {
+		if warning := signaling.PlaintextWarning(address); warning != "" {
+			fmt.Fprintln(cmd.ErrOrStderr(), "warning: "+warning)
+		}
+	}
+	cfg.Trace = trace.New(c.name, sinks...)
+	cfg.Trace.Emit(trace.ProcessStarted{Version: cfg.Version, Command: cmd.CommandPath()})
+	return s, nil
+}
+
+// finish closes what prepare opened, whatever err is.
+func (s *setup) finish(err *error) {
+	if e := s.close(); e != nil && *err == nil {
+		*err = e
+	}
+}
+
+func parseURIs(flag string, texts []string, schemes ...string) ([]candidates.URI, error) {
+	var out []candidates.URI
+	for _, t := range texts {
+		u, err := candidates.ParseURI(t)
+		if err == nil && !contains(schemes, u.Scheme) {
+			err = fmt.Errorf("%q is not a %s server", t, schemes[0])
+		}
+		if err != nil {
+			return nil, usageError{fmt.Errorf("%s: %w", flag, err)}
+		}
+		out = append(out, u)
+	}
+	return out, nil
+}
+
+func contains(list []string, s string) bool {
+	for _, l := range list {
+		if l == s {
+			return true
+		}
+	}
+	return false
+}
+
+func readTURNAuth(name string) (user, pass string, err error) {
+	b, err := os.ReadFile(name)
+	if err != nil {
+		return "", "", fmt.Errorf("--turn-auth-file: %w", err)
+	}
+	line := strings.TrimRight(string(b), "\r\n")
+	// A REST user name has a colon in it, a password of that form has none:
+	// cut at the last one.
+	cut := strings.LastIndexByte(line, ':')
+	if cut < 1 || strings.ContainsAny(line, "\r\n") {
+		return "", "", usageError{fmt.Errorf("--turn-auth-file %s: want one line, USER:PASSWORD", name)}
+	}
+	return line[:cut], line[cut+1:], nil
+}
+
+// readCode finds a pairing code where the user put it: flags first, then the
+// environment. found is false when there is none anywhere.
+func (c *common) readCode(stdin io.Reader) (code identity.Code, found bool, err error) {
+	var text, from string
+	switch {
+	case c.codeFile != "" && c.codeStdin:
+		return code, false, usageError{errors.New("--code-file and --code-stdin exclude each other")}
+	case c.codeFile != "":
+		b, err := os.ReadFile(c.codeFile)
+		if err != nil {
+			return code, false, fmt.Errorf("--code-file: %w", err)
+		}
+		text, from = string(b), "--code-file "+c.codeFile
+	case c.codeStdin:
+		text, err = bufio.NewReader(io.LimitReader(stdin, 1<<10)).ReadString('\n')
+		if err != nil && err != io.EOF {
+			return code, false, fmt.Errorf("--code-stdin: %w", err)
+		}
+		from = "--code-stdin"
+	case os.Getenv(envCode) != "":
+		text, from = os.Getenv(envCode), "$"+envCode
+	default:
+		return code, false, nil
+	}
+	code, err = identity.ParseCode(strings.TrimSpace(text))
+	if err != nil {
+		return code, false, fmt.Errorf("%s: %w", from, err)
+	}
+	return code, true, nil
+}
+
+// jsonLines writes records to stdout, one object a line.
+type jsonLines struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (j *jsonLines) Record(r trace.Record) { j.write(r) }
+
+func (j *jsonLines) write(v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return // events are of our own making, and tested to marshal
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.w.Write(append(b, '\n'))
+}

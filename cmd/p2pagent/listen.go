@@ -1,0 +1,66 @@
+package main
+
+import (
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/forward"
+	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/spf13/cobra"
+)
+
+func listenCommand() *cobra.Command {
+	var c common
+	var pair bool
+	var allow []string
+	cmd := &cobra.Command{
+		Use:   "listen",
+		Short: "Wait for known peers; the first time, print a pairing code",
+		Long: `Wait for known peers and serve all of them at once. The first time, or with --pair,
+print a code that the other machine redeems with "p2pagent connect CODE".
+
+Nothing on this machine can be reached unless --allow names it:
+  --allow localhost:22          one port of one host
+  --allow 10.1.0.0/24:80-90     a range of ports of every host of a prefix
+  --allow listen:8080           the peer may open port 8080 here, with -R`,
+		Args: cobra.NoArgs,
+	}
+	c.add(cmd)
+	cmd.Flags().StringVar(&c.name, "name", hostname(), "what this machine is called when pairing")
+	cmd.Flags().BoolVar(&pair, "pair", false, "pair with one more machine")
+	cmd.Flags().StringArrayVar(&allow, "allow", nil, "TARGET that peers may reach through this machine; repeatable")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if err := identity.ValidateName(c.name); err != nil {
+			return usageError{fmt.Errorf("--name: %w", err)}
+		}
+		list, err := forward.ParseAllow(cmd.Context(), net.DefaultResolver, allow)
+		if err != nil {
+			return usageError{err}
+		}
+		s, err := c.prepare(cmd)
+		if err != nil {
+			return err
+		}
+		defer s.finish(&err)
+		s.cfg.Allow = list
+		if list.Empty() {
+			fmt.Fprintln(cmd.ErrOrStderr(), "note: no --allow, so peers can link but reach nothing here; for ssh: --allow localhost:22")
+		}
+		out := &jsonLines{w: cmd.OutOrStdout()}
+		ls, err := agent.NewListener(s.cfg, agent.ListenConfig{Pair: pair, OnCode: func(code identity.Code) {
+			if c.json {
+				out.write(map[string]any{"time": time.Now(), "event": "pairing.code", "data": map[string]string{"code": code.String()}})
+				return
+			}
+			fmt.Fprintln(cmd.ErrOrStderr(), "on the other machine: p2pagent connect CODE, with this code (one use, ten minutes):")
+			fmt.Fprintln(cmd.OutOrStdout(), code)
+		}})
+		if err != nil {
+			return err
+		}
+		return ls.Run(cmd.Context())
+	}
+	return cmd
+}

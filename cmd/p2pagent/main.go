@@ -1,0 +1,101 @@
+// Command p2pagent links this machine with another one, both behind home
+// routers, by the best path that exists, and says which path that is and why.
+//
+// This package is wiring: subcommands, flags, exit codes, and what goes to the
+// terminal. stdout carries data, JSON and what is meant to be pasted; all else
+// goes to stderr, one line per change.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"runtime/debug"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+func main() {
+	// The buffers that quic-go would warn about are those of a socket that
+	// carries nothing; udpsock sets the real ones.
+	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "1")
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends what does not end by itself
+	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+// run is the program. It returns the exit code.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	root := rootCommand()
+	root.SetArgs(args)
+	root.SetIn(stdin)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return exitOK
+	}
+	code := exitCode(err)
+	if text := err.Error(); text != "" {
+		fmt.Fprintf(stderr, "p2pagent: %s\n", printable(text))
+	}
+	var hint interface{ Hint() string }
+	if errors.As(err, &hint) {
+		fmt.Fprintf(stderr, "  try: %s\n", hint.Hint())
+	} else if code == exitUsage {
+		fmt.Fprintf(stderr, "  try: p2pagent --help\n")
+	}
+	return code
+}
+
+func rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "p2pagent",
+		Short: "Link two machines behind home routers",
+		Long: `Link two machines behind home routers: start on a relay at once, punch a direct
+path beside it, move the live session there, and say which path it is and why.
+
+On one machine:    p2pagent listen --allow localhost:22
+On the other one:  p2pagent connect CODE -L 2222:localhost:22`,
+		Version:       version(),
+		SilenceErrors: true,
+		SilenceUsage:  true,
+	}
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(listenCommand(), connectCommand(), pipeCommand(), pingCommand(), peersCommand(),
+		natCommand(), statusCommand(), explainCommand(), labCommand())
+	for _, c := range root.Commands() {
+		usageArgs(c)
+	}
+	return root
+}
+
+// usageArgs makes wrong arguments of c and its subcommands usage errors.
+func usageArgs(c *cobra.Command) {
+	if check := c.Args; check != nil {
+		c.Args = func(cmd *cobra.Command, args []string) error {
+			if err := check(cmd, args); err != nil {
+				return usageError{err}
+			}
+			return nil
+		}
+	}
+	for _, sub := range c.Commands() {
+		usageArgs(sub)
+	}
+}
+
+// version is the module's, as the build recorded it.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(devel)"
+	}
+	return info.Main.Version
+}

@@ -1,0 +1,172 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/trace"
+	"golang.org/x/term"
+)
+
+// A teller writes what happened to stderr, one line per change: when, what,
+// and why.
+type teller struct {
+	verbose bool
+	color   bool
+
+	mu   sync.Mutex
+	w    io.Writer
+	last string // an identical line is not repeated
+}
+
+func newTeller(w io.Writer, verbose bool, color string) (*teller, error) {
+	t := &teller{w: w, verbose: verbose}
+	switch color {
+	case "always":
+		t.color = true
+	case "never":
+	case "auto":
+		f, ok := w.(*os.File)
+		t.color = ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+	default:
+		return nil, usageError{fmt.Errorf("--color %q: auto, always or never", color)}
+	}
+	return t, nil
+}
+
+// Record writes the line of an event, if it has one.
+func (t *teller) Record(r trace.Record) {
+	text, tone := line(r, t.verbose)
+	if text == "" {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if text == t.last {
+		return
+	}
+	t.last = text
+	if t.color && tone != "" {
+		text = tone + text + "\x1b[0m"
+	}
+	fmt.Fprintf(t.w, "%9.3f s  %s\n", r.Since.Seconds(), text)
+}
+
+const (
+	green  = "\x1b[32m"
+	yellow = "\x1b[33m"
+	red    = "\x1b[31m"
+)
+
+// line is what people read of an event, and its colour. Nothing depends on the
+// colour alone.
+func line(r trace.Record, verbose bool) (text, tone string) {
+	text, tone = brief(r)
+	if text == "" && verbose {
+		text = detail(r)
+	}
+	return printable(strings.ReplaceAll(text, "\n", " ")), tone // a peer cannot forge a line of its own
+}
+
+func brief(r trace.Record) (text, tone string) {
+	switch e := r.Event.(type) {
+	case trace.SignalState:
+		switch e.State {
+		case "connected":
+			return "signaling: connected to " + e.URL, ""
+		case "lost":
+			return "signaling: no connection to " + e.URL + because(e.Why) + "; trying again", yellow
+		}
+	case trace.PeerState:
+		switch {
+		case e.Present && e.Why != "":
+			return fmt.Sprintf("%s: %s", r.Peer, e.Why), ""
+		case e.Present:
+			return r.Peer + ": there", ""
+		}
+		return r.Peer + ": absent" + because(e.Why) + "; waiting", yellow
+	case trace.Paired:
+		return fmt.Sprintf("paired with %s, key %s", e.Name, e.Fingerprint), green
+	case trace.RelayAllocated:
+		return fmt.Sprintf("relay: %s on %s over %s", e.Relayed, e.Server, e.Transport), ""
+	case trace.RelayRefused:
+		if e.What == "allocate" {
+			return fmt.Sprintf("relay: none on %s: %s", e.Server, e.Why), yellow
+		}
+	case trace.SessionState:
+		switch e.State {
+		case "up":
+			return r.Peer + ": session up, encrypted end to end", green
+		case "closed":
+			return r.Peer + ": link ended" + because(e.Why), yellow
+		}
+	case trace.PathSuspected:
+		return fmt.Sprintf("%s: %s silent for %s; sending over a second path too", r.Peer, pathText(e.Path), millis(e.Silent)), yellow
+	case trace.PathChanged:
+		return pathChange(r.Peer, e)
+	case trace.Verdict:
+		if e.Path == "relayed" && e.Remedy != "" { // without one, it is not settled yet
+			return r.Peer + ": " + e.Text + "; try: " + e.Remedy, ""
+		}
+	case trace.StreamRefused:
+		return fmt.Sprintf("%s stream to %s refused: %s", e.Kind, e.Target, e.Why), yellow
+	}
+	return "", ""
+}
+
+func pathChange(peer string, e trace.PathChanged) (text, tone string) {
+	switch {
+	case e.To == nil && e.From == nil:
+		return "", "" // the last paths of a link that has ended
+	case e.To == nil:
+		return peer + ": no path" + because(e.Why), red
+	}
+	text = fmt.Sprintf("%s: %s, rtt %s%s", peer, pathText(*e.To), millis(e.RTT), because(e.Why))
+	if e.To.Kind == "direct" {
+		return text, green
+	}
+	return text, yellow
+}
+
+func pathText(p trace.Path) string {
+	if p.Kind == "direct" {
+		return fmt.Sprintf("direct path %s <-> %s", p.Local, p.Remote)
+	}
+	hops := "one relay"
+	if p.Hops > 1 {
+		hops = "two relays"
+	}
+	return fmt.Sprintf("relayed path %s <-> %s over %s", p.Local, p.Remote, hops)
+}
+
+// detail is what -v adds: every other event, as its fields.
+func detail(r trace.Record) string {
+	switch e := r.Event.(type) {
+	case trace.SignalMessage:
+		if e.Via == "signaling" && r.Peer == "" {
+			return "" // the frames below the messages
+		}
+	case trace.Failure:
+		return e.Where + ": " + e.Err
+	}
+	text := fmt.Sprintf("%s %+v", r.Event.EventName(), r.Event)
+	if r.Peer != "" {
+		text = r.Peer + ": " + text
+	}
+	return text
+}
+
+func because(why string) string {
+	if why == "" {
+		return ""
+	}
+	return ": " + strings.TrimSuffix(why, ".")
+}
+
+func millis(ms float64) string {
+	return time.Duration(ms * float64(time.Millisecond)).Round(10 * time.Microsecond).String()
+}

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"net/netip"
+	"strings"
+	"testing"
+	"time"
+	"unicode"
+
+	"github.com/p2pagent/p2pagent/internal/trace"
+)
+
+func TestLine(t *testing.T) {
+	at := netip.MustParseAddrPort
+	direct := trace.Path{Kind: "direct", Local: at("192.0.2.1:1000"), Remote: at("198.51.100.2:2000")}
+	relayed := trace.Path{Kind: "relayed", Local: at("192.0.2.1:1000"), Remote: at("203.0.113.5:50000"), Hops: 1}
+	twice := relayed
+	twice.Hops = 2
+	const evil = "\x1b[31mred\x07\r\u202e\x00"
+	for _, tt := range []struct {
+		name string
+		e    trace.Event
+		want string // empty: no line
+		tone string
+	}{
+		{"connected", trace.SignalState{URL: "ws://h:1", State: "connected"}, "signaling: connected to ws://h:1", ""},
+		{"connecting", trace.SignalState{URL: "ws://h:1", State: "connecting"}, "", ""},
+		{"lost", trace.SignalState{URL: "ws://h:1", State: "lost", Why: "refused."}, "signaling: no connection to ws://h:1: refused; trying again", yellow},
+		{"there", trace.PeerState{Present: true}, "bob: there", ""},
+		{"there again", trace.PeerState{Present: true, Why: "restarted, linking anew"}, "bob: restarted, linking anew", ""},
+		{"absent", trace.PeerState{}, "bob: absent; waiting", yellow},
+		{"left", trace.PeerState{Why: "left the signaling server"}, "bob: absent: left the signaling server; waiting", yellow},
+		{"paired", trace.Paired{Name: "bob", Fingerprint: "abcd-efgh"}, "paired with bob, key abcd-efgh", green},
+		{"relay", trace.RelayAllocated{Server: "203.0.113.5:3478", Transport: "udp", Relayed: at("203.0.113.5:50000")}, "relay: 203.0.113.5:50000 on 203.0.113.5:3478 over udp", ""},
+		{"no relay", trace.RelayRefused{Server: "203.0.113.5:3478", What: "allocate", Code: 486, Why: "quota"}, "relay: none on 203.0.113.5:3478: quota", yellow},
+		{"no permission", trace.RelayRefused{Server: "203.0.113.5:3478", What: "permission", Code: 403}, "", ""},
+		{"up", trace.SessionState{State: "up"}, "bob: session up, encrypted end to end", green},
+		{"dialing", trace.SessionState{State: "dialing"}, "", ""},
+		{"closed", trace.SessionState{State: "closed", Why: "done"}, "bob: link ended: done", yellow},
+		{"suspected", trace.PathSuspected{Path: direct, Silent: 2100}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 silent for 2.1s; sending over a second path too", yellow},
+		{"direct", trace.PathChanged{From: &relayed, To: &direct, RTT: 12.3456, Why: "direct path"}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000, rtt 12.35ms: direct path", green},
+		{"relayed", trace.PathChanged{To: &relayed, RTT: 30, Why: "first path"}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over one relay, rtt 30ms: first path", yellow},
+		{"relayed twice", trace.PathChanged{To: &twice}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over two relays, rtt 0s", yellow},
+		{"no path", trace.PathChanged{From: &direct, Why: "silent"}, "bob: no path: silent", red},
+		{"verdict of a direct path", trace.Verdict{Path: "direct", Text: "direct: fine"}, "", ""},
+		{"verdict", trace.Verdict{Path: "relayed", Text: "relayed: no UDP", Remedy: "allow UDP"}, "bob: relayed: no UDP; try: allow UDP", ""},
+		{"refused", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Why: "not allowed"}, "dial stream to localhost:22 refused: not allowed", yellow},
+		{"what only the trace tells", trace.PathSize{Path: direct, From: 1200, To: 1452}, "", ""},
+		{"control characters in a name", trace.Paired{Name: evil, Fingerprint: "abcd"}, "paired with �[31mred����, key abcd", green},
+		{"control characters in a reason", trace.SessionState{State: "closed", Why: evil}, "bob: link ended: �[31mred����", yellow},
+		{"a second line in a reason", trace.SessionState{State: "closed", Why: "done\n    0.001 s  bob: direct path"}, "bob: link ended: done     0.001 s  bob: direct path", yellow},
+		{"control characters in a target", trace.StreamRefused{Kind: "dial", Target: evil, Why: "no"}, "dial stream to �[31mred���� refused: no", yellow},
+	} {
+		if got, tone := line(trace.Record{Peer: "bob", Event: tt.e}, false); got != tt.want || tone != tt.tone {
+			t.Errorf("%s: %q in %q, want %q in %q", tt.name, got, tone, tt.want, tt.tone)
+		}
+		if got, _ := line(trace.Record{Peer: evil, Event: tt.e}, true); strings.ContainsFunc(got, unicode.IsControl) {
+			t.Errorf("%s of an evil peer, with -v: %q", tt.name, got)
+		}
+	}
+}
+
+func TestTeller(t *testing.T) {
+	up := trace.Record{Peer: "bob", Since: 1500 * time.Millisecond, Event: trace.SessionState{State: "up"}}
+	down := trace.Record{Peer: "bob", Since: 2 * time.Second, Event: trace.SessionState{State: "closed"}}
+	for _, tt := range []struct{ color, want string }{
+		{"never", "    1.500 s  bob: session up, encrypted end to end\n    2.000 s  bob: link ended\n"},
+		{"auto", "    1.500 s  bob: session up, encrypted end to end\n    2.000 s  bob: link ended\n"}, // no terminal
+		{"always", "    1.500 s  " + green + "bob: session up, encrypted end to end\x1b[0m\n    2.000 s  " + yellow + "bob: link ended\x1b[0m\n"},
+	} {
+		var out bytes.Buffer
+		teller, err := newTeller(&out, false, tt.color)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range []trace.Record{up, up, down} { // one line per change
+			teller.Record(r)
+		}
+		if out.String() != tt.want {
+			t.Errorf("%s: %q, want %q", tt.color, &out, tt.want)
+		}
+	}
+}
