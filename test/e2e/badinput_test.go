@@ -1,0 +1,435 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+)
+
+// outcome is what somebody sees of a program that has ended.
+type outcome struct {
+	code   int
+	stderr string
+}
+
+// run runs p2pagent to its end.
+func (h *home) run(t *testing.T, args ...string) outcome {
+	t.Helper()
+	return h.runWith(t, nil, "", args...)
+}
+
+func (h *home) runWith(t *testing.T, env []string, stdin string, args ...string) outcome {
+	t.Helper()
+	return finish(t, h.startWith(t, env, strings.NewReader(stdin), args...))
+}
+
+func finish(t *testing.T, p *process) outcome {
+	t.Helper()
+	return outcome{p.wait(t), p.stderr.String()}
+}
+
+// feed puts bad input into the world.
+type feed func(*testing.T, *world) outcome
+
+// args is bad input on alice's command line.
+func args(args ...string) feed {
+	return func(t *testing.T, w *world) outcome { return w.alice.run(t, args...) }
+}
+
+// at is a bad address of the signal server.
+func at(url string) feed {
+	return func(t *testing.T, w *world) outcome {
+		return w.alice.run(t, "ping", "--timeout", "2s", "--signal", url, "bob")
+	}
+}
+
+// behind is a good address with something else behind it.
+func behind(answer func(*testing.T) string) feed {
+	return func(t *testing.T, w *world) outcome {
+		return w.alice.run(t, "ping", "--timeout", "2s", "--signal", "ws://"+answer(t)+"#token", "bob")
+	}
+}
+
+// files is a home with a bad file in it, in which alice's name has no meaning.
+func files(prepare func(*testing.T, *home)) feed {
+	return func(t *testing.T, w *world) outcome {
+		h := newHome(t, w.url)
+		prepare(t, h)
+		return h.run(t, "ping", "bob")
+	}
+}
+
+// file is one that has this content and mode.
+func file(name, content string, mode os.FileMode) feed {
+	return files(func(t *testing.T, h *home) {
+		if err := os.WriteFile(h.file(name), []byte(content), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(h.file(name), mode); err != nil { // whatever the umask
+			t.Fatal(err)
+		}
+	})
+}
+
+// codeFrom is bad input where a pairing code is wanted.
+func codeFrom(env []string, stdin string, args ...string) feed {
+	return func(t *testing.T, w *world) outcome {
+		return w.alice.runWith(t, env, stdin, append([]string{"connect", "--timeout", "5s"}, args...)...)
+	}
+}
+
+// badInput is the table: what is fed, and the exit code and the sentence that
+// answer it.
+var badInput = []struct {
+	name string
+	feed feed
+	code int
+	says string
+}{
+	// The command line.
+	{"unknown subcommand", args("conect"), 2, `unknown command "conect"`},
+	{"unknown subcommand of peers", args("peers", "frget", "bob"), 2, `unknown command "frget"`},
+	{"unknown flag", args("connect", "--no-such-flag"), 2, "unknown flag: --no-such-flag"},
+	{"flag without its value", args("connect", "--trace"), 2, "needs an argument: --trace"},
+	{"argument too many", args("listen", "here"), 2, "here"},
+	{"argument missing", args("ping"), 2, "accepts 1 arg(s), received 0"},
+	{"unknown NAT", args("lab", "run", "--a", "conical", "--b", "none"), 2, "conical"},
+	{"whom to connect to", args("connect"), 2, "whom to connect to?"},
+	{"unknown peer", args("ping", "carol"), 2, `"carol" is neither a known peer nor a pairing code`},
+	{"forget an unknown peer", args("peers", "forget", "carol"), 2, `"carol" is not a known peer`},
+	{"rename to what is no name", args("peers", "rename", "bob", "b\x1b[31mb"), 2, "name"},
+	{"relay only and direct", args("ping", "--relay-only", "--require", "direct", "bob"), 2, "--relay-only and --require direct exclude each other"},
+	{"what cannot be required", args("ping", "--require", "relayed", "bob"), 2, `only "direct" can be required`},
+	{"negative timeout", args("ping", "--timeout", "-1s", "bob"), 2, "--timeout -1s is negative"},
+	{"timeout without a unit", args("ping", "--timeout", "30", "bob"), 2, "--timeout"},
+	{"colour", args("ping", "--color", "pink", "bob"), 2, `--color "pink"`},
+	{"UDP port too high", args("ping", "--udp-port", "65536", "bob"), 2, "--udp-port 65536: a port is 0 to 65535"},
+	{"UDP port below zero", args("ping", "--udp-port", "-1", "bob"), 2, "--udp-port -1"},
+	{"UDP port that is none", args("ping", "--udp-port", "http", "bob"), 2, "--udp-port"},
+	{"UDP port in use", busyUDPPort, 1, "choose another port, or end the program that has it"},
+	{"-L that is no forward", args("connect", "-L", "8080", "bob"), 2, "write [bind:]port:host:port"},
+	{"-L with a port that is none", args("connect", "-L", "8080:localhost:http", "bob"), 2, `"http" is not a port`},
+	{"-R that is no forward", args("connect", "-R", "a:b:c:d:e", "bob"), 2, "5 parts, want 3 or 4"},
+	{"-L on a port in use", busyLocalPort, 1, "address already in use"},
+	{"STUN server that is none", args("ping", "--stun", "127.0.0.1:3478", "bob"), 2, "--stun"},
+	{"STUN server for TURN", args("ping", "--turn", "stun:127.0.0.1", "bob"), 2, "is not a turn server"},
+	{"TURN credentials that are none", turnAuth("no colon in it\n"), 2, "want one line, USER:PASSWORD"},
+	{"TURN credentials in two lines", turnAuth("user:password\nuser:password\n"), 2, "want one line, USER:PASSWORD"},
+	{"TURN credentials absent", args("ping", "--turn-auth-file", "/nonexistent", "bob"), 1, "no such file"},
+	{"trace that cannot be written", args("ping", "--trace", "/nonexistent/trace", "bob"), 1, "--trace: open /nonexistent/trace"},
+	{"JSON where stdout is the connection", args("pipe", "--json", "bob"), 2, "there is no --json"},
+	{"status of nobody", func(t *testing.T, w *world) outcome { return newHome(t, w.url).run(t, "status") }, 1, "no p2pagent is running for this user"},
+	{"allow everything", args("listen", "--allow", "0.0.0.0/0:22"), 2, "every host would be reachable"},
+	{"allow without a port", args("listen", "--allow", "localhost"), 2, "no port"},
+	{"name with control characters", args("listen", "--name", "\x1b]0;owned\x07"), 2, "--name"},
+
+	// The signal server.
+	{"no server", at(""), 2, "no signaling server; start one with `signal`"},
+	{"URL that is none", at("://nowhere"), 2, "not a URL, want ws://HOST:PORT#TOKEN"},
+	{"URL without a scheme", at("localhost:8080"), 2, "want ws:// or wss:// in front of it"},
+	{"URL of the web", at("http://localhost:8080#token"), 2, "write that instead of http://"},
+	{"URL without a host", at("ws://#token"), 2, "the host is missing"},
+	{"token as a query", at("ws://localhost:8080?token=x"), 2, "an access token goes behind #"},
+	{"no token", withToken(""), 8, "wants one and none was given"},
+	{"wrong token", withToken("guess"), 8, "is wrong: take the line that signal prints now"},
+	{"token with a newline", withToken("gue%0Ass"), 8, "is wrong"},
+	{"nobody at the address", at("ws://" + nobody + "#token"), 6, "connection refused"},
+	{"name that does not resolve", at("ws://nobody.invalid:8080#token"), 6, "nobody.invalid"},
+	{"web server", behind(webServer), 6, "not a signal server: nothing at /v1 (HTTP 404)"},
+	{"server that wants TLS", behind(tlsServer), 6, "write wss:// instead of ws://"},
+	{"server that redirects", behind(redirector), 6, "it redirects"},
+	{"server of another protocol", behind(sshServer), 6, "it does not speak HTTP"},
+	{"server that hangs up", behind(hangUp), 6, "signaling unreachable"},
+	{"server that says nothing", behind(silent), 6, "signaling unreachable"},
+	{"server without TLS", func(t *testing.T, w *world) outcome {
+		return w.alice.run(t, "ping", "--signal", "wss://"+w.web()+"#token", "bob")
+	}, 6, "write ws:// if the server has no certificate"},
+
+	// Pairing codes.
+	{"code with a word that is none", args("connect", "4711-robot-nebula-anchr"), 2, "did you mean anchor?"},
+	{"code that is too short", codeFrom(nil, "4711-robot-nebula\n", "--code-stdin"), 2, "2 words after the number, want 3"},
+	{"code that is a sentence", codeFrom([]string{"P2PAGENT_CODE=open the door"}, ""), 2, "instead of a number"},
+	{"code with control characters", codeFrom([]string{"P2PAGENT_CODE=\x1b[2J"}, ""), 2, "not a pairing code"},
+	{"no code on stdin", codeFrom(nil, "", "--code-stdin"), 2, "it is empty"},
+	{"code without end on stdin", codeFrom(nil, strings.Repeat("9", 1<<20), "--code-stdin"), 2, "is too long"},
+	{"two places for the code", codeFrom(nil, "", "--code-stdin", "--code-file", "code"), 2, "exclude each other"},
+	{"file without a code", codeFrom(nil, "", "--code-file", "/nonexistent"), 1, "--code-file: open /nonexistent"},
+	{"number that nobody has", args("connect", "999999-robot-nebula-anchor"), 4, "no such code is waiting"},
+	{"number that cannot be", args("connect", "12-robot-nebula-anchor"), 4, "no such code is waiting"},
+	{"wrong code", wrongCode, 5, "wrong pairing code; it is spent now"},
+	{"wrong code, as the listener sees it", wrongCodeListener, 5, "wrong pairing code; it is spent now"},
+	{"burned code", burnedCode, 4, "no such code is waiting"},
+	{"used code", usedCode, 4, "no such code is waiting"},
+	{"third party in the mailbox", thirdParty, 5, "the code was used already"},
+	{"name for a peer that is none", func(t *testing.T, w *world) outcome {
+		l := newHome(t, w.url).start(t, "listen")
+		return w.alice.run(t, "connect", "--as", "-rf", code(t, l))
+	}, 2, "--as"},
+
+	// Peers and targets.
+	{"peer that is away", func(t *testing.T, w *world) outcome {
+		h, _ := w.friends(t, "dave")
+		return h.run(t, "ping", "--timeout", "1s", "dave")
+	}, 4, "dave did not come within 1s"},
+	{"target that is not allowed", args("pipe", "bob", "127.0.0.1:22"), 8, "127.0.0.1:22 is not on this side's --allow list"},
+	{"target that is no target", args("pipe", "bob", "nonsense"), 2, "HOST:PORT"},
+	{"target without a port", args("pipe", "bob", "localhost:0"), 2, "port"},
+	{"target by another name", args("pipe", "bob", "localhost.localdomain:1"), 8, "not on this side's --allow list"},
+	{"metadata service", args("pipe", "bob", "169.254.169.254:80"), 8, "not on this side's --allow list"},
+	{"target where nobody is", args("pipe", "bob", nobody), 1, "connection refused"},
+	{"forgotten here", forgottenHere, 2, `"bob" is neither a known peer nor a pairing code`},
+	{"forgotten here, with a live link", forgottenHereLive, 8, "peer was forgotten: bob"},
+	{"forgotten there", forgottenThere, 4, "bob did not come within"},
+	{"forgotten there, with a live link", forgottenThereLive, 8, "forgotten"},
+	{"two listeners with one key", twoListeners, 8, "another `p2pagent listen` with this machine's key has taken over"},
+	{"direct where the other side wants the relay", onlyRelayed, 8, "one side requires the relay and the other a direct path"},
+	{"direct where no UDP leaves", noUDP, 3, "no STUN server answered"},
+	{"ping where only the relay works", args("ping", "--relay-only", "--timeout", "1s", "bob"), 3, "this side was told to use the relay only"},
+
+	// The agent's files.
+	{"key that others can read", file("key.pem", "", 0o644), 1, "chmod 600"},
+	{"key that is none", file("key.pem", "secret", 0o600), 1, "no PEM block"},
+	{"key that is a directory", files(func(t *testing.T, h *home) { os.Mkdir(h.file("key.pem"), 0o700) }), 1, "not a regular file"},
+	{"peers that others can read", file("peers.json", `{"version":1,"peers":[]}`, 0o640), 1, "chmod 600"},
+	{"peers that are no JSON", file("peers.json", "{]", 0o600), 1, "known peers"},
+	{"peers of a newer version", file("peers.json", `{"version":2,"peers":[]}`, 0o600), 1, "format version 2, this program knows 1"},
+	{"peers without a secret", file("peers.json", `{"version":1,"peers":[{"name":"bob","secret":"hunter2"}]}`, 0o600), 1, "its secret is not 32 bytes"},
+	{"no home", func(t *testing.T, w *world) outcome {
+		return w.alice.runWith(t, []string{"HOME=", "XDG_CONFIG_HOME="}, "", "ping", "bob")
+	}, 1, "no place for the key"},
+}
+
+// TestBadInput feeds every row and then tries a good link.
+func TestBadInput(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	t.Run("rows", func(t *testing.T) {
+		for _, row := range badInput {
+			t.Run(row.name, func(t *testing.T) {
+				t.Parallel()
+				got := row.feed(t, w)
+				if got.code != row.code || !strings.Contains(got.stderr, row.says) {
+					t.Errorf("exit code %d, want %d with %q:\n%s", got.code, row.code, row.says, got.stderr)
+				}
+				if last := lastLine(got.stderr); strings.ContainsFunc(last, func(r rune) bool { return r < ' ' }) {
+					t.Errorf("control characters for the terminal: %q", last)
+				}
+				w.goodLink(t)
+			})
+		}
+	})
+}
+
+func lastLine(s string) string {
+	s = strings.TrimSuffix(s, "\n")
+	return s[strings.LastIndexByte(s, '\n')+1:]
+}
+
+// friends are two new machines that know each other; the second one, which
+// listens under this name, is gone again.
+func (w *world) friends(t *testing.T, name string) (connector, listener *home) {
+	t.Helper()
+	connector, listener = newHome(t, w.url), newHome(t, w.url)
+	l := listener.start(t, "listen", "--name", name)
+	pair(t, connector, l, "friend", name)
+	l.interrupt(t)
+	return connector, listener
+}
+
+func busyUDPPort(t *testing.T, w *world) outcome {
+	c, err := net.ListenPacket("udp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	_, port, _ := net.SplitHostPort(c.LocalAddr().String())
+	return w.alice.run(t, "ping", "--timeout", "5s", "--udp-port", port, "bob")
+}
+
+func busyLocalPort(t *testing.T, w *world) outcome {
+	_, port, _ := net.SplitHostPort(w.echo)
+	return w.alice.run(t, "connect", "-L", port+":"+w.echo, "bob")
+}
+
+func turnAuth(content string) feed {
+	return func(t *testing.T, w *world) outcome {
+		name := t.TempDir() + "/auth"
+		if err := os.WriteFile(name, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return w.alice.run(t, "ping", "--turn", "turn:127.0.0.1", "--turn-auth-file", name, "bob")
+	}
+}
+
+func withToken(token string) feed {
+	return func(t *testing.T, w *world) outcome {
+		return w.alice.run(t, "ping", "--signal", "ws://"+w.web()+"#"+token, "bob")
+	}
+}
+
+func webServer(t *testing.T) string {
+	return address(t, httptest.NewServer(http.NotFoundHandler()))
+}
+
+func redirector(t *testing.T) string {
+	return address(t, httptest.NewServer(http.RedirectHandler("http://127.0.0.1/login", http.StatusFound)))
+}
+
+func tlsServer(t *testing.T) string {
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.Config.ErrorLog = quiet()
+	s.StartTLS()
+	return address(t, s)
+}
+
+func address(t *testing.T, s *httptest.Server) string {
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
+func sshServer(t *testing.T) string {
+	return serveTCP(t, func(c *net.TCPConn) {
+		fmt.Fprint(c, "SSH-2.0-OpenSSH_9.9\r\n")
+		io.Copy(io.Discard, c)
+	})
+}
+
+func hangUp(t *testing.T) string { return serveTCP(t, func(*net.TCPConn) {}) }
+
+func silent(t *testing.T) string {
+	return serveTCP(t, func(c *net.TCPConn) { io.Copy(io.Discard, c) })
+}
+
+// spoil returns a code of the same number with other words.
+func spoil(code string) string {
+	number, words, _ := strings.Cut(code, "-")
+	if words == "robot-nebula-anchor" {
+		return number + "-anchor-nebula-robot"
+	}
+	return number + "-robot-nebula-anchor"
+}
+
+// guess lets a new machine redeem a wrong code at a new listener.
+func guess(t *testing.T, w *world) (listener *process, right string, got outcome) {
+	t.Helper()
+	listener = newHome(t, w.url).start(t, "listen")
+	right = code(t, listener)
+	return listener, right, newHome(t, w.url).run(t, "connect", spoil(right))
+}
+
+func wrongCode(t *testing.T, w *world) outcome {
+	_, _, got := guess(t, w)
+	return got
+}
+
+func wrongCodeListener(t *testing.T, w *world) outcome {
+	listener, _, _ := guess(t, w)
+	return finish(t, listener)
+}
+
+func burnedCode(t *testing.T, w *world) outcome {
+	listener, right, _ := guess(t, w)
+	listener.wait(t)
+	return newHome(t, w.url).run(t, "connect", right)
+}
+
+func usedCode(t *testing.T, w *world) outcome {
+	listener := newHome(t, w.url).start(t, "listen")
+	pair(t, newHome(t, w.url), listener, "first", "first")
+	return newHome(t, w.url).run(t, "connect", code(t, listener))
+}
+
+func thirdParty(t *testing.T, w *world) outcome {
+	listener := newHome(t, w.url).start(t, "listen")
+	number, _, _ := strings.Cut(code(t, listener), "-")
+	third := dialWebSocket(t, w.web())
+	third.hello(w.token())
+	third.say(`{"type":"join","mailbox":"` + number + `","role":"guest","seat":"` + seat("third") + `"}`)
+	third.await(`"type":"joined"`)
+	got := newHome(t, w.url).run(t, "connect", code(t, listener))
+	select {
+	case <-listener.ended:
+		t.Errorf("a third party who said nothing ended the listener:\n%s", listener.stderr)
+	default:
+	}
+	return got
+}
+
+func forgottenHere(t *testing.T, w *world) outcome {
+	h, _ := w.friends(t, "bob")
+	if got := h.run(t, "peers", "forget", "BOB"); got.code != 0 {
+		t.Errorf("forget: %+v", got)
+	}
+	return h.run(t, "ping", "bob")
+}
+
+// live is a link between two new machines that stays.
+func (w *world) live(t *testing.T) (connector, listener *home, link *process) {
+	t.Helper()
+	connector, listener = newHome(t, w.url), newHome(t, w.url)
+	l := listener.start(t, "listen", "--name", "bob", "--allow", w.echo)
+	pair(t, connector, l, "friend", "bob")
+	link = connector.start(t, "connect", "bob")
+	link.await(t, link.stderr, "session up")
+	return connector, listener, link
+}
+
+func forgottenHereLive(t *testing.T, w *world) outcome {
+	h, _, link := w.live(t)
+	if got := h.run(t, "peers", "forget", "bob"); got.code != 0 {
+		t.Errorf("forget: %+v", got)
+	}
+	return finish(t, link)
+}
+
+func forgottenThere(t *testing.T, w *world) outcome {
+	h, other, link := w.live(t)
+	if got := other.run(t, "peers", "forget", "friend"); got.code != 0 {
+		t.Errorf("forget: %+v", got)
+	}
+	link.await(t, link.stderr, "link ended.*forgotten")
+	return h.run(t, "ping", "--timeout", "1s", "bob")
+}
+
+func forgottenThereLive(t *testing.T, w *world) outcome {
+	_, other, link := w.live(t)
+	if got := other.run(t, "peers", "forget", "friend"); got.code != 0 {
+		t.Errorf("forget: %+v", got)
+	}
+	return finish(t, link)
+}
+
+// twoListeners shows the end of the first one; the second one serves.
+func twoListeners(t *testing.T, w *world) outcome {
+	h, other := w.friends(t, "twin")
+	first := other.start(t, "listen", "--allow", w.echo)
+	sendThrough(t, h, "twin", w.echo) // it is there
+	other.start(t, "listen", "--allow", w.echo)
+	got := finish(t, first)
+	sendThrough(t, h, "twin", w.echo)
+	return got
+}
+
+func onlyRelayed(t *testing.T, w *world) outcome {
+	h, other := w.friends(t, "hidden")
+	other.start(t, "listen", "--relay-only")
+	return h.run(t, "connect", "--require", "direct", "--timeout", "2s", "hidden")
+}
+
+// noUDP is a machine whose packets reach no STUN server, and a peer that
+// believes no address on loopback: nothing is left but the relay.
+func noUDP(t *testing.T, w *world) outcome {
+	hole, err := net.ListenPacket("udp4", "127.0.0.1:0") // takes all, answers nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hole.Close()
+	h, other := w.friends(t, "walled")
+	start(t, "p2pagent", other.env(), nil, "listen")
+	return h.run(t, "connect", "--require", "direct", "--timeout", "6s", "--stun", "stun:"+hole.LocalAddr().String(), "walled")
+}
