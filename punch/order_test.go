@@ -69,6 +69,8 @@ func TestFreshPortLeavesTheTrap(t *testing.T) {
 		if m.a.err == nil {
 			t.Fatal("connected through a sprung trap")
 		}
+		time.Sleep(2 * m.world.latency) // what is under way arrives where it was sent to
+		synctest.Wait()
 		m.a.node.addr = netipPort(m.a.node, 5001)
 		m.a.cfg.Local, m.b.cfg.Local = NewCredentials(), NewCredentials()
 		m.a.cfg.Remote, m.b.cfg.Remote = m.b.cfg.Local, m.a.cfg.Local
