@@ -242,23 +242,23 @@ func TestTimeouts(t *testing.T) {
 	d := deploy(t)
 	a, b := newMachine(t, d, "a"), newMachine(t, d, "b")
 	peer, _ := befriend(t, a, b)
-	run := func(cfg Config) error {
-		c, err := NewConnector(cfg, peer, ConnectConfig{Timeout: time.Second})
+	run := func(cfg Config, within time.Duration) error {
+		c, err := NewConnector(cfg, peer, ConnectConfig{Timeout: within})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return c.Run(t.Context())
 	}
-	if err := run(a.cfg); !errors.Is(err, ErrPeerAbsent) {
+	if err := run(a.cfg, 3*time.Second); !errors.Is(err, ErrPeerAbsent) {
 		t.Errorf("nobody listens: %v", err)
 	}
 	bad := a.cfg
 	bad.SignalURL = "ws://127.0.0.1:1#token"
-	if err := run(bad); !errors.Is(err, ErrSignaling) {
+	if err := run(bad, time.Second); !errors.Is(err, ErrSignaling) {
 		t.Errorf("no server: %v", err)
 	}
 	bad.SignalURL = strings.TrimSuffix(d.url, "token") + "guess"
-	if err := run(bad); !errors.Is(err, ErrRefused) {
+	if err := run(bad, patience); !errors.Is(err, ErrRefused) {
 		t.Errorf("wrong token: %v", err)
 	}
 }
@@ -402,6 +402,12 @@ func TestLinkOutlivesRefusal(t *testing.T) {
 	c.env.client.Kick()
 	await(t, a.events, at, func(e trace.Failure) bool { return e.Where == "signaling" })
 	roundTrip(t, addr, 1<<18)
+
+	// And is locked out all the same.
+	if err := a.cfg.Peers.Forget(peer.Name); err != nil {
+		t.Fatal(err)
+	}
+	await(t, a.events, at, func(e trace.SessionState) bool { return e.State == "closed" })
 	stop()
 }
 

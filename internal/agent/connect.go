@@ -32,8 +32,9 @@ type Connector struct {
 	servers  servers
 	joined   bool // the server has let us in once
 	present  bool
-	resuming bool // the last offer was to go on with a link
-	fails    int  // links that never came up, in a row
+	refused  error // by the server, for good
+	resuming bool  // the last offer was to go on with a link
+	fails    int   // links that never came up, in a row
 }
 
 // ConnectConfig is what one Connector does.
@@ -89,7 +90,7 @@ func (c *Connector) run(ctx context.Context) error {
 		if err := c.keep(ctx); !errors.Is(err, errPairedAnew) {
 			return err
 		}
-		c.joined, c.present, c.enc, c.meeting = false, false, nil, nil
+		c.joined, c.present, c.refused, c.enc, c.meeting = false, false, nil, nil, nil
 	}
 }
 
@@ -106,15 +107,25 @@ func (c *Connector) keep(ctx context.Context) error {
 	silent, stopSilent := after(c.cfg.SignalTimeout)
 	defer stopSilent()
 	store := c.env.cfg.Peers.Watch(ctx)
-	established := c.env.change()
+	changed := c.env.change()
+	events := c.box.Events()
 	defer c.dropLink()
 	for {
+		if c.refused != nil && !c.env.sessions() {
+			return c.refused // a session that lives outlives the server's opinion
+		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case ev, open := <-c.box.Events():
-			if !open {
+		case ev, open := <-events:
+			switch {
+			case !open && ctx.Err() != nil:
+				return nil
+			case !open && c.refused == nil:
 				return c.box.Err()
+			case !open:
+				events = nil
+				continue
 			}
 			if err := c.event(ctx, ev, self); err != nil {
 				return err
@@ -137,13 +148,15 @@ func (c *Connector) keep(ctx context.Context) error {
 				c.peer = p
 				return errPairedAnew
 			}
-		case <-established:
-			established = c.env.change()
-			if c.current != nil && c.current.session.Load() != nil {
+		case <-changed:
+			changed = c.env.change()
+			if c.up() {
 				expired, c.fails = nil, 0
 			}
 		case <-expired:
-			return c.timedOut(c.cfg.Timeout)
+			if !c.up() {
+				return c.timedOut(c.cfg.Timeout)
+			}
 		case <-silent:
 			if !c.joined {
 				return c.timedOut(c.cfg.SignalTimeout)
@@ -151,6 +164,9 @@ func (c *Connector) keep(ctx context.Context) error {
 		}
 	}
 }
+
+// up reports whether there is a session.
+func (c *Connector) up() bool { return c.current != nil && c.current.session.Load() != nil }
 
 // after is a timer that never fires for 0.
 func after(d time.Duration) (<-chan time.Time, func() bool) {
@@ -202,7 +218,9 @@ func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity
 		return c.message(ctx, ev.Body)
 	case signaling.Failed:
 		if err := fatalSignaling(ev.Err); err != nil {
-			return c.env.outliveLinks(ctx, err)
+			c.env.cfg.Trace.Emit(trace.Failure{Where: "rendezvous with " + c.peer.Name, Err: err.Error()})
+			c.refused = err
+			c.parted(false)
 		}
 	}
 	return nil

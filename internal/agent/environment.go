@@ -104,11 +104,6 @@ func (e *environment) runSignaling(ctx context.Context) error {
 	if err == nil || ctx.Err() != nil {
 		return nil
 	}
-	return e.outliveLinks(ctx, err)
-}
-
-// outliveLinks returns err when no session is up any more.
-func (e *environment) outliveLinks(ctx context.Context, err error) error {
 	e.cfg.Trace.Emit(trace.Failure{Where: "signaling", Err: err.Error()})
 	for {
 		changed := e.change()

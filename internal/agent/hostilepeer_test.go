@@ -103,12 +103,17 @@ func TestThousandAddresses(t *testing.T) {
 
 			evil := c.env.live()[0].post
 			began := time.Now()
-			for i := 0; i*attack.each < n; i++ {
+			send := func(i int) {
 				for _, m := range attack.make(v.addrs[i*attack.each:][:attack.each], i) {
 					evil.send(m)
 				}
+			}
+			for i := 0; i*attack.each < n; i++ {
+				send(i)
 				time.Sleep(attack.gap)
 			}
+			time.Sleep(attemptGap)
+			send(0) // nothing replaces it
 			awaitRefusal(t, evil, b.events)
 			time.Sleep(time.Second) // what is counted is what is sent until then
 

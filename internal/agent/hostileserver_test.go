@@ -352,7 +352,11 @@ func TestHostileServer(t *testing.T) {
 	}
 	usual := time.Since(began) // on this machine, now
 	m.turn(hostile)
-	n := everybody(runs/pairs, min(max(300*time.Millisecond, 2*usual), time.Second))
+	within := min(max(300*time.Millisecond, 2*usual), time.Second)
+	n := everybody(runs/pairs, within)
+	for ; n == 0 && within < patience; within *= 2 { // a machine that has become slower
+		n = everybody(1, 2*within)
+	}
 	t.Logf("%d of %d runs had a session", n, runs)
 	if n == 0 {
 		t.Error("no run had a session: the server is more than hostile")

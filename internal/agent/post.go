@@ -37,6 +37,7 @@ type post struct {
 	running sync.WaitGroup
 
 	mu    sync.Mutex
+	over  bool // no way opens any more
 	ways  map[string]*way
 	next  uint64
 	seen  window
@@ -60,11 +61,16 @@ func newPost(rec *trace.Recorder) *post {
 	return &post{trace: rec, ways: make(map[string]*way)}
 }
 
-// open adds a way, or replaces it; what waited goes out by it.
+// open adds a way, or replaces it; what waited goes out by it. After shut it
+// does nothing.
 func (p *post) open(via string, send func(ctx context.Context, b []byte) error) {
+	p.mu.Lock()
+	if p.over {
+		p.mu.Unlock()
+		return
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	w := &way{via: via, send: send, queue: make(chan parcel, wayQueue), stop: stop}
-	p.mu.Lock()
 	old := p.ways[via]
 	p.ways[via] = w
 	waiting := p.stash
@@ -83,16 +89,23 @@ func (p *post) open(via string, send func(ctx context.Context, b []byte) error) 
 func (p *post) close(via string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.closeLocked(via)
+}
+
+func (p *post) closeLocked(via string) {
 	if w := p.ways[via]; w != nil {
 		w.stop()
 		delete(p.ways, via)
 	}
 }
 
-// shut closes all ways and waits until nothing is sent any more.
+// shut closes all ways for good and waits until nothing is sent any more.
 func (p *post) shut() {
-	p.close(viaSignaling)
-	p.close(viaControl)
+	p.mu.Lock()
+	p.over = true
+	p.closeLocked(viaSignaling)
+	p.closeLocked(viaControl)
+	p.mu.Unlock()
 	p.running.Wait()
 }
 

@@ -232,12 +232,22 @@ func fakeConnect(rec *trace.Recorder, server, forward string) error {
 	if !ok {
 		return fmt.Errorf("-L %q", forward)
 	}
-	to, kind := server, Relayed
-	for _, addr := range []string{"203.0.113.130", "198.51.100.131"} {
-		c, err := net.DialTimeout("tcp", addr+":"+fakeDirectPort, 200*time.Millisecond)
-		if err == nil {
+	reached := make(chan string, 2)
+	for _, addr := range []string{"203.0.113.130:" + fakeDirectPort, "198.51.100.131:" + fakeDirectPort} {
+		go func() {
+			c, err := net.DialTimeout("tcp", addr, 2*time.Second)
+			if err != nil {
+				reached <- ""
+				return
+			}
 			c.Close()
-			to, kind = addr+":"+fakeDirectPort, Direct
+			reached <- addr
+		}()
+	}
+	to, kind := server, Relayed
+	for range cap(reached) {
+		if addr := <-reached; addr != "" {
+			to, kind = addr, Direct
 			break
 		}
 	}

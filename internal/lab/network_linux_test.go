@@ -60,8 +60,12 @@ func TestLinks(t *testing.T) {
 		if d := send(t, l, PeerA, Server, "192.0.2.130:7"); d < 100*time.Millisecond {
 			t.Errorf("200 kB took %v at 8 Mbit/s", d)
 		}
-		if d := send(t, l, PeerB, Server, "192.0.2.130:7"); d > time.Second {
-			t.Errorf("200 kB took %v on the line that was not asked to be slow", d)
+		fastest := time.Hour
+		for range 10 { // this machine may be busy, once
+			fastest = min(fastest, send(t, l, PeerB, Server, "192.0.2.130:7"))
+		}
+		if fastest >= 100*time.Millisecond {
+			t.Errorf("200 kB took %v on the line that was not asked to be slow", fastest)
 		}
 	})
 	t.Run("mtu", func(t *testing.T) {
@@ -91,7 +95,11 @@ func TestLinks(t *testing.T) {
 			if _, err := conn.Write([]byte(from)); err != nil {
 				t.Fatal(err)
 			}
-			server.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+			wait := 200 * time.Millisecond
+			if want {
+				wait = 5 * time.Second
+			}
+			server.SetReadDeadline(time.Now().Add(wait))
 			if _, err := server.Read(make([]byte, 10)); (err == nil) != want {
 				t.Errorf("a packet from %s: %v", from, err)
 			}

@@ -50,12 +50,12 @@ func openRegistry() (registry, error) {
 // create makes the folder for a new lab and takes its lock. It removes those of
 // dead labs on the way.
 func (r registry) create(name string) (dir string, lock *os.File, err error) {
-	all, err := lockPath(filepath.Join(r.dir, lockFile), true)
+	all, err := r.lock()
 	if err != nil {
 		return "", nil, err
 	}
 	defer all.Close()
-	if err := r.sweep(); err != nil {
+	if err := r.sweepLocked(); err != nil {
 		return "", nil, err
 	}
 	dir = r.path(name)
@@ -68,8 +68,21 @@ func (r registry) create(name string) (dir string, lock *os.File, err error) {
 	return dir, lock, err
 }
 
-// sweep removes the folders that nobody holds. The caller has the registry's lock.
+// lock is held while somebody looks whether a folder's lock is free, as looking
+// takes it.
+func (r registry) lock() (*os.File, error) { return lockPath(filepath.Join(r.dir, lockFile), true) }
+
+// sweep removes the folders that nobody holds.
 func (r registry) sweep() error {
+	all, err := r.lock()
+	if err != nil {
+		return err
+	}
+	defer all.Close()
+	return r.sweepLocked()
+}
+
+func (r registry) sweepLocked() error {
 	entries, err := os.ReadDir(r.dir)
 	if err != nil {
 		return err
@@ -134,6 +147,11 @@ func (r registry) read(name string) (state, error) {
 	if err := json.Unmarshal(b, &s); err != nil {
 		return s, fmt.Errorf("state of lab %q: %w", name, err)
 	}
+	all, err := r.lock()
+	if err != nil {
+		return s, err
+	}
+	defer all.Close()
 	if lock, err := lockPath(filepath.Join(r.path(name), lockFile), false); err == nil {
 		lock.Close()
 		return s, r.notUp(name)

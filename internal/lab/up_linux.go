@@ -199,7 +199,7 @@ func Down(ctx context.Context, name string) error {
 			return fmt.Errorf("end lab %q: %w", name, err)
 		}
 		if gone(ctx, process, 2*patience) {
-			return os.RemoveAll(reg.path(name))
+			return reg.sweep() // another lab of that name may be up by now
 		}
 	}
 	return fmt.Errorf("lab %q: supervisor %d does not end", name, s.PID)
