@@ -13,7 +13,7 @@ ENV CGO_ENABLED=0 GOFLAGS=-buildvcs=false
 WORKDIR /src
 COPY go.mod go.sum ./
 # What others wrote, compiled once: a change of ours is then built in seconds.
-RUN go build github.com/quic-go/quic-go github.com/pion/ice/v3 github.com/pion/turn/v3 \
+RUN go build -trimpath github.com/quic-go/quic-go github.com/pion/ice/v3 github.com/pion/turn/v3 \
 	github.com/flynn/noise github.com/gorilla/websocket github.com/spf13/cobra golang.org/x/crypto/acme/autocert
 COPY . .
 RUN go build -trimpath -o /out/ ./cmd/... && go build -trimpath -o /out/ scripts/transfer.go

@@ -58,7 +58,7 @@ portable: need-go
 	scripts/portable.sh
 
 e2e: build
-	$(GO) test -v -count=1 -timeout 8m ./test/e2e
+	$(GO) test -v -count=1 -timeout 30m ./test/e2e
 
 e2e-full: build
 	P2PAGENT_FULL=1 $(GO) test -v -count=1 -timeout 4h ./test/e2e
@@ -71,7 +71,7 @@ compose-demo:
 	@scripts/compose-demo.sh
 
 compose-test: need-go
-	P2PAGENT_COMPOSE=1 $(GO) test -v -count=1 -timeout 15m -run 'TestCompose' ./test/e2e
+	P2PAGENT_COMPOSE=1 $(GO) test -v -count=1 -timeout 60m -run 'TestCompose' ./test/e2e
 
 cross: $(PLATFORMS)
 

@@ -34,11 +34,14 @@ trap 'rm -rf --one-file-system "$work"' EXIT
 if missing "$debian"; then
 	if ! command -v debootstrap >/dev/null; then
 		say "installing debootstrap"
-		apt-get update -q >&2
-		DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends debootstrap >&2
+		scripts/apt.sh debootstrap
 	fi
-	mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' "Codename: $suite" 'Created-By: Packages' | head -n 1)
-	mirror=${DEBIAN_MIRROR:-$mirror}
+	mirrors() { apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' "Codename: $suite" 'Created-By: Packages' | sed -n 1p; }
+	mirror=${DEBIAN_MIRROR:-$(mirrors)}
+	if [ -z "$mirror" ]; then # apt knows what its mirrors hold once it has asked them
+		scripts/apt.sh
+		mirror=$(mirrors)
+	fi
 	if [ -z "$mirror" ]; then
 		say "this machine has no mirror of Debian $suite set up; name one with DEBIAN_MIRROR=URL"
 		exit 1
@@ -59,8 +62,9 @@ if missing "$debian"; then
 fi
 
 if missing "$golang"; then
-	scripts/need-go.sh
-	goroot=$(go env GOROOT)
+	GO=$(command -v go || echo /usr/local/go/bin/go)
+	GO=$GO scripts/need-go.sh
+	goroot=$("$GO" env GOROOT)
 	say "making $golang from $goroot"
 	docker build -q -t "$golang" -f - "$goroot" >/dev/null <<-IMAGE
 		FROM $debian

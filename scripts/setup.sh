@@ -64,9 +64,7 @@ if [ ! -e "$policy" ]; then # Debian asks it whether to start a service
 	printf '#!/bin/sh\nexit 101\n' >"$policy"
 	chmod 755 "$policy"
 fi
-export DEBIAN_FRONTEND=noninteractive
-apt-get update -q >&2
-apt-get install -q -y --no-install-recommends "${packages[@]}" >&2
+"$(dirname "$0")/apt.sh" "${packages[@]}"
 for service in openssh-server:ssh coturn:coturn; do
 	if [[ " ${packages[*]} " == *" ${service%%:*} "* ]] && command -v systemctl >/dev/null; then
 		systemctl disable "${service#*:}" >/dev/null 2>&1 || true # no systemd is running: nothing starts it

@@ -193,7 +193,7 @@ func whileRunning(ctx context.Context, p *process) (context.Context, func()) {
 // How long a link may take to settle on its path. Where nothing but a relay is
 // expected, waiting longer would only ask again whether the impossible happens.
 const (
-	settleDirect  = 10 * time.Second
+	settleDirect  = 30 * time.Second
 	settleRelayed = 2 * time.Second
 )
 

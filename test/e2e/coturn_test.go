@@ -68,7 +68,8 @@ func TestCoturnAsServer(t *testing.T) {
 			a, b := s.agents([]int{filePort}, "--stun", "stun:"+coturnRelay, "--stun", "stun:"+coturnSecond,
 				"--turn", "turn:"+coturnRelay, "--turn-auth-file", s.file("turn-auth"))
 			onPath(t, a, tc.path)
-			seen := s.watch(func() {
+			onPath(t, b, tc.path)
+			seen := s.watchQuiet([]*process{a, b}, func() {
 				s.fetchWithCurl(filePort)
 				s.sendWithCurl(filePort)
 			})

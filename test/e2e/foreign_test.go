@@ -39,6 +39,7 @@ func TestForeignPrograms(t *testing.T) {
 		server := s.exec("peer-b", "iperf3", "--server", "--bind", "127.0.0.1", "--port", fmt.Sprint(iperfPort), "--forceflush")
 		server.await(t, server.stdout, "Server listening")
 		s.iperf("from a to b")
+		server.await(t, server.stdout, "(?s)Server listening.*Server listening") // it opens a new listener for each
 		s.iperf("from b to a", "--reverse")
 	})
 	a.unharmed(t)

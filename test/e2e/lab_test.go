@@ -37,7 +37,7 @@ func stand(t *testing.T, natA, natB string) *standing {
 	s := &standing{t: t, name: fmt.Sprintf("e2e-%d", time.Now().UnixNano()), dir: t.TempDir()}
 	up := start(t, "p2pagent", os.Environ(), nil, "lab", "up", "--a", natA, "--b", natB, "--name", s.name)
 	t.Cleanup(func() { start(t, "p2pagent", os.Environ(), nil, "lab", "down", "--name", s.name).wait(t) })
-	if code := up.wait(t); code != 0 {
+	if code := up.waitFor(t, 2*time.Minute); code != 0 {
 		t.Fatalf("lab up: exit code %d\n%s", code, up.stderr)
 	}
 	return s

@@ -87,7 +87,7 @@ func TestLabsSideBySide(t *testing.T) {
 		t.Errorf("mappings %s and %s: the labs are mixed up", a, b)
 	}
 	for name, p := range runs {
-		if code := p.wait(t); code != 0 {
+		if code := p.waitFor(t, 2*time.Minute); code != 0 {
 			t.Errorf("%s: exit code %d\n%s%s", name, code, p.stdout, p.stderr)
 		}
 		if n := strings.Count(p.stdout.String(), `"path":"direct"`); n != 3 {

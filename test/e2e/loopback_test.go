@@ -20,7 +20,7 @@ import (
 )
 
 // patience is how long anything may take before a test says that it hangs.
-const patience = 30 * time.Second
+const patience = time.Minute
 
 // programs are the binaries under test, built once.
 var programs builder
@@ -37,7 +37,7 @@ func (b *builder) path(t *testing.T, name string) string {
 		if b.dir, b.err = os.MkdirTemp("", "p2pagent-bin-"); b.err != nil {
 			return
 		}
-		out, err := exec.Command("go", "build", "-o", b.dir, "../../cmd/signal", "../../cmd/p2pagent").CombinedOutput()
+		out, err := exec.Command("go", "build", "-buildvcs=false", "-o", b.dir, "../../cmd/signal", "../../cmd/p2pagent").CombinedOutput()
 		if err != nil {
 			b.err = fmt.Errorf("go build: %w\n%s", err, out)
 		}
@@ -237,8 +237,50 @@ type deployment struct {
 func deploy(t *testing.T) *deployment {
 	t.Helper()
 	d := &deployment{home: newHome(t, "")}
-	d.run(t, "127.0.0.1:0", "127.0.0.1:0")
+	turn := freePorts(t)
+	d.run(t, fmt.Sprintf("127.0.0.1:%d", turn+2), fmt.Sprintf("127.0.0.1:%d", turn))
 	return d
+}
+
+// ports are given to deployments four at a time, below those that the kernel picks
+// for anybody: nobody else has them when a server comes back.
+var ports struct {
+	sync.Mutex
+	next int
+}
+
+// freePorts returns the first of three ports that are free.
+func freePorts(t *testing.T) int {
+	t.Helper()
+	ports.Lock()
+	defer ports.Unlock()
+	if ports.next == 0 {
+		ports.next = 20000 + 4*(os.Getpid()%2500)
+	}
+	for range 100 {
+		first := ports.next
+		ports.next += 4
+		if free(first) && free(first+1) && free(first+2) {
+			return first
+		}
+	}
+	t.Fatalf("no free ports below %d", ports.next)
+	return 0
+}
+
+func free(port int) bool {
+	address := fmt.Sprintf("127.0.0.1:%d", port)
+	u, err := net.ListenPacket("udp4", address)
+	if err != nil {
+		return false
+	}
+	u.Close()
+	l, err := net.Listen("tcp4", address)
+	if err != nil {
+		return false
+	}
+	l.Close()
+	return true
 }
 
 // run starts the server at the given addresses and waits until it serves.
