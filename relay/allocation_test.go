@@ -272,7 +272,7 @@ func TestAllocationLost(t *testing.T) {
 				return tt.answer(m)
 			})
 			c := s.config()
-			c.times.refresh, c.times.retry = 10*time.Millisecond, 2*time.Millisecond
+			c.times.refresh, c.times.retry = 10*time.Millisecond, 5*time.Millisecond
 			a, err := Allocate(t.Context(), c)
 			if err != nil {
 				t.Fatal(err)
@@ -297,7 +297,7 @@ func TestAllocationLost(t *testing.T) {
 func TestServerRestart(t *testing.T) {
 	p := startPion(t, 0)
 	c := p.config("udp")
-	c.times.retry = 2 * time.Millisecond
+	c.times.retry = 5 * time.Millisecond
 	a, _ := allocateAnd(t, c)
 	p.stop()
 	again := startPion(t, int(p.udp.Port()))
@@ -321,7 +321,7 @@ func TestOutage(t *testing.T) {
 	s := scripted(t)
 	asked := 0
 	c := s.config()
-	c.times.refresh, c.times.retry = 10*time.Millisecond, time.Millisecond
+	c.times.refresh, c.times.retry = 10*time.Millisecond, 5*time.Millisecond
 	a, _ := allocateAnd(t, c)
 	s.set(func() {
 		s.override = func(*stunmsg.Message) reply { asked++; return reply{} }
@@ -445,7 +445,7 @@ func TestStrays(t *testing.T) {
 func TestPermitUnanswered(t *testing.T) {
 	s := scripted(t)
 	c := s.config() // the next Refresh is an hour away
-	c.times.retry = 2 * time.Millisecond
+	c.times.retry = 5 * time.Millisecond
 	a, _ := allocateAnd(t, c)
 	s.instead(func(m *stunmsg.Message) reply { return reply{usual: m.Method == stunmsg.MethodBinding} })
 	if err := a.Permit(t.Context(), loopback); !errors.Is(err, ErrNoAnswer) {

@@ -210,7 +210,14 @@ func (s *Server) openAllocation(c *relayConn, m *stunmsg.Message, now time.Time)
 	if v, ok := m.Attr(stunmsg.AttrEvenPort); ok {
 		even, reserve = true, v[0]&evenPortReserve != 0
 	}
-	if err := c.listen(port, even); err != nil {
+	var token [8]byte
+	var err error
+	if reserve {
+		token, err = c.listenPair(now)
+	} else {
+		err = c.listen(port, even)
+	}
+	if err != nil {
 		return refuse(codeInsufficientCapacity, err.Error())
 	}
 	a := answer{
@@ -218,10 +225,6 @@ func (s *Server) openAllocation(c *relayConn, m *stunmsg.Message, now time.Time)
 		lifetime: s.lifetime(m), hasLifetime: true,
 	}
 	if reserve {
-		token, ok := s.ledger.reserve(c.relayed.Port()+1, c.user, now)
-		if !ok {
-			return refuse(codeInsufficientCapacity, "the port after is in use")
-		}
 		a.reservation = &token
 	}
 	c.answer = a

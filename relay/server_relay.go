@@ -129,6 +129,26 @@ func (c *relayConn) listen(port uint16, even bool) error {
 	return fmt.Errorf("open a relayed address: %w", last)
 }
 
+// listenPair is listen for an even port of which the next one is free too, and
+// reserves that (RFC 8656, section 7.2).
+func (c *relayConn) listenPair(now time.Time) (token [8]byte, err error) {
+	const tries = 64
+	ledger := c.server.ledger
+	for range tries {
+		if err := c.listen(0, true); err != nil {
+			return token, err
+		}
+		if next := c.relayed.Port() + 1; next <= c.server.cfg.PortMax {
+			if token, ok := ledger.reserve(next, c.user, now); ok {
+				return token, nil
+			}
+		}
+		c.sock.Close()
+		ledger.strike(c.from.fiveTuple, c.relayed.Port(), c)
+	}
+	return token, errors.New("open a relayed address: of no even port that is free is the next one free")
+}
+
 func (c *relayConn) open(port uint16) error {
 	sock, err := udpsock.Listen(udpsock.Config{
 		Network: "udp4", Addr: netip.AddrPortFrom(c.server.cfg.LocalIP, port),

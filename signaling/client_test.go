@@ -528,7 +528,8 @@ func TestManyClients(t *testing.T) {
 	var couples []couple
 	for i := range 100 {
 		box := pad(fmt.Sprint("box", i))
-		host, guest := start(t, ClientConfig{URL: ts.address}), start(t, ClientConfig{URL: ts.address})
+		slow := ClientConfig{URL: ts.address, Handshake: patience} // all of them at once
+		host, guest := start(t, slow), start(t, slow)
 		couples = append(couples, couple{host.Join(box, RoleHost), guest.Join(box, RoleGuest)})
 	}
 	for _, c := range couples {

@@ -265,35 +265,40 @@ func TestQUICOverRelay(t *testing.T) {
 	}
 
 	progress()
+	eventually(t, "batches to and from the relay", func() bool {
+		progress()
+		gso, gro := offloads(t)
+		out, in := kb.counts()
+		return (!gso || out.longest >= 4 && out.datagrams >= 2*out.batches) &&
+			(!gro || in.longest >= 4 && in.datagrams >= 2*in.batches)
+	})
 	out, in := kb.counts()
 	t.Logf("to the relay %d datagrams in %d batches, at most %d; from it %d in %d, at most %d",
 		out.datagrams, out.batches, out.longest, in.datagrams, in.batches, in.longest)
 	if n := relayedBytes(); n < 2*phase {
 		t.Errorf("the relay counted %d bytes", n)
 	}
-	if gso, _ := offloads(t); gso && (out.longest < 4 || out.datagrams < 2*out.batches) {
-		t.Errorf("to the relay %d datagrams went in %d batches", out.datagrams, out.batches)
-	}
-	if _, gro := offloads(t); gro && (in.longest < 4 || in.datagrams < 2*in.batches) {
-		t.Errorf("from the relay %d datagrams came in %d batches", in.datagrams, in.batches)
-	}
 
 	direct := func() {
 		t.Helper()
-		on(Direct)
-		for _, f := range flows {
-			f.more(t, phase/4) // with what was still on its way over the relay
+		// A path that was suspected meanwhile, as this machine stood still, sends over
+		// two by design; not each time.
+		var sent, carried int
+		for range 3 {
+			on(Direct)
+			for _, f := range flows {
+				f.more(t, phase/4) // with what was still on its way over the relay
+			}
+			before, _ := kb.counts()
+			relayedBefore := relayedBytes()
+			progress()
+			after, _ := kb.counts()
+			sent, carried = int(after.bytes-before.bytes), relayedBytes()-relayedBefore
+			if sent == 0 && carried <= 2*phase/100 {
+				return
+			}
 		}
-		before, _ := kb.counts()
-		relayedBefore := relayedBytes()
-		progress()
-		after, _ := kb.counts()
-		if after.bytes != before.bytes {
-			t.Errorf("%d bytes of payload went to the relay while the path was direct", after.bytes-before.bytes)
-		}
-		if n := relayedBytes() - relayedBefore; n > 2*phase/100 {
-			t.Errorf("the relay carried %d bytes while the path was direct", n)
-		}
+		t.Errorf("while the path was direct, %d bytes of payload went to the relay, and it carried %d", sent, carried)
 	}
 	if err := a.Try(sa, sb.LocalAddr(), Direct); err != nil {
 		t.Fatal(err)
