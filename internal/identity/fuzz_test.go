@@ -159,7 +159,7 @@ func FuzzPeersFile(f *testing.F) {
 		}
 		once, err := encodePeers(peers)
 		if err != nil {
-			t.Skip() // a time that JSON cannot say
+			t.Skip("a time that JSON cannot say")
 		}
 		again, err := decodePeers(once)
 		if err != nil {
