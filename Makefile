@@ -34,7 +34,7 @@ demo: setup-demo build
 
 test: setup-test check unit race portable e2e
 
-test-full: setup-test check unit race portable e2e-full fuzz
+test-full: setup-test check unit race portable cross e2e-full fuzz
 
 check: vet
 	$(GO) tool staticcheck ./...

@@ -52,13 +52,14 @@ var owner = map[string][]string{
 }
 
 type listed struct {
-	ImportPath string
-	Imports    []string
+	ImportPath  string
+	Imports     []string
+	TestImports []string
 }
 
 func packages(t *testing.T) (out []listed) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports", "./...")
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-json=ImportPath,Imports,TestImports", "./...")
 	b, err := cmd.Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
@@ -78,8 +79,16 @@ func packages(t *testing.T) (out []listed) {
 func TestLayers(t *testing.T) {
 	for _, p := range packages(t) {
 		name := strings.TrimPrefix(p.ImportPath, module+"/")
-		if name == module || name == "test/e2e" {
-			continue // tests only; see below
+		if name == module {
+			continue
+		}
+		if name == "test/e2e" { // nothing but tests
+			for _, imp := range p.TestImports {
+				if dep, ours := strings.CutPrefix(imp, module+"/"); ours && !slices.Contains(only[name], dep) {
+					t.Errorf("%s imports %s, and may know only %v", name, dep, only[name])
+				}
+			}
+			continue
 		}
 		floor, ok := layer[name]
 		if !ok {

@@ -146,7 +146,7 @@ func (c *relayConn) listenPair(now time.Time) (token [8]byte, err error) {
 		c.sock.Close()
 		ledger.strike(c.from.fiveTuple, c.relayed.Port(), c)
 	}
-	return token, errors.New("open a relayed address: of no even port that is free is the next one free")
+	return token, fmt.Errorf("open a relayed address: %d even ports tried, and the next one of each is in use", tries)
 }
 
 func (c *relayConn) open(port uint16) error {

@@ -14,7 +14,7 @@ again() {
 	"$@" >&2
 }
 
-again apt-get update -q
+again apt-get update -q -o APT::Update::Error-Mode=any
 if [ $# -gt 0 ]; then
 	again apt-get install -q -y --no-install-recommends -o DPkg::Lock::Timeout=600 "$@"
 fi

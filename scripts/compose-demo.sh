@@ -26,6 +26,7 @@ leave() {
 }
 trap leave EXIT INT TERM
 
+"${compose[@]}" down -v --remove-orphans >/dev/null 2>&1 # what another run left
 "${compose[@]}" build
 code=0
 "${compose[@]}" up --abort-on-container-exit --exit-code-from peer-a || code=$?
@@ -34,7 +35,7 @@ story=$("${compose[@]}" logs --no-color peer-a 2>/dev/null | sed -n 's/^[^|]*| *
 said() { printf '  %-10s %s\n' "$1" "$(sed -n "s/$2//p" <<<"$story" | head -n 1)"; }
 echo
 echo "summary: ${NAT_A:-port-restricted} and ${NAT_B:-port-restricted}"
-said "relay up" '.*: relayed path '
+said "relay up" '.*  relay: '
 said direct '.*: direct path '
 said transfer ' came over the -L.*'
 said verdict '^verdict: '

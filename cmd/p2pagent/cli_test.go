@@ -16,6 +16,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/p2pagent/p2pagent/internal/agent"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/relay"
 	"github.com/p2pagent/p2pagent/signaling"
@@ -304,7 +305,17 @@ func TestCommands(t *testing.T) {
 		}
 	})
 	t.Run("nat", func(t *testing.T) {
-		nat := parse(t, do(t, "", "nat", "--json"))
+		file := filepath.Join(t.TempDir(), "trace")
+		nat := parse(t, do(t, "", "nat", "--json", "--trace", file))
+		if text, err := os.ReadFile(file); err != nil || !strings.Contains(string(text), `"nat.measured"`) {
+			t.Errorf("traced %q, %v", text, err)
+		}
+		if out := do(t, "", "nat"); !strings.Contains(out, "allocation   ") {
+			t.Errorf("for people: %q", out)
+		}
+		if out := do(t, "", "nat", "--version"); !strings.Contains(out, version()) {
+			t.Errorf("version: %q", out)
+		}
 		hasKeys(t, "nat", nat, "udp", "mapping", "filtering", "hairpin", "allocation", "mapped", "lifetime_s", "port_mapping")
 		hasKeys(t, "port_mapping", nat.(map[string]any)["port_mapping"], "pcp", "nat_pmp", "upnp")
 		if m := nat.(map[string]any); m["udp"] != true || m["lifetime_s"] != nil {
@@ -452,6 +463,10 @@ func TestUsage(t *testing.T) {
 		{"peers rename a", "accepts 2 arg(s)"},
 		{"ping bob", "no signaling server; start one with `signal`"},
 		{"nat", "no STUN server; give --stun stun:HOST, or --signal URL"},
+		{"nat --timeout -1s " + server, "is negative"},
+		{"nat --udp-port 70000 " + server, "a port is 0 to 65535"},
+		{"nat --require x " + server, `only "direct" can be required`},
+		{"nat --color pink " + server, `--color "pink"`},
 		{"ping bob --signal http://h", "write that instead of http://"},
 		{"ping bob --signal h:8080", "want ws:// or wss:// in front of it"},
 		{"ping bob --require relay " + server, `only "direct" can be required`},
@@ -561,5 +576,13 @@ func TestTURNAuth(t *testing.T) {
 		if err != nil && exitCode(err) != exitUsage {
 			t.Errorf("%q: exit code %d", tt.content, exitCode(err))
 		}
+	}
+}
+
+func TestExplainWithoutALink(t *testing.T) {
+	var out strings.Builder
+	printVerdicts(&out, agent.Status{PID: 7, Command: "listen"})
+	if out.String() != "p2pagent listen (pid 7): no link\n" {
+		t.Errorf("%q", out.String())
 	}
 }

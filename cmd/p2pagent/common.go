@@ -107,17 +107,45 @@ func openStore() (*identity.Store, error) {
 	return identity.OpenStore(filepath.Join(dir, "peers.json"))
 }
 
+// check is for what is wrong with the flags whatever the command.
+func (c *common) check() error {
+	switch {
+	case c.require != "" && c.require != "direct":
+		return usageError{fmt.Errorf("--require %q: only \"direct\" can be required", c.require)}
+	case c.timeout < 0:
+		return usageError{fmt.Errorf("--timeout %v is negative", c.timeout)}
+	case c.relayOnly && c.require == "direct":
+		return usageError{errors.New("--relay-only and --require direct exclude each other")}
+	case c.udpPort < 0 || c.udpPort > 65535:
+		return usageError{fmt.Errorf("--udp-port %d: a port is 0 to 65535", c.udpPort)}
+	}
+	return nil
+}
+
+// openTrace makes the file of --trace.
+func (c *common) openTrace() (*trace.File, error) {
+	f, err := os.OpenFile(c.traceFile, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("--trace: %w", err)
+	}
+	return trace.NewFile(f), nil
+}
+
+// warnOfPlaintext says when the access token is about to cross a public network.
+func (c *common) warnOfPlaintext(w io.Writer) {
+	if address, _, err := signaling.ParseURL(c.signal); err == nil {
+		if warning := signaling.PlaintextWarning(address); warning != "" {
+			fmt.Fprintln(w, "warning: "+warning)
+		}
+	}
+}
+
 // prepare checks the flags and makes the agent's configuration.
 func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
 	s := &setup{close: func() error { return nil }}
 	cfg := &s.cfg
-	switch c.require {
-	case "", "direct":
-	default:
-		return nil, usageError{fmt.Errorf("--require %q: only \"direct\" can be required", c.require)}
-	}
-	if c.timeout < 0 {
-		return nil, usageError{fmt.Errorf("--timeout %v is negative", c.timeout)}
+	if err := c.check(); err != nil {
+		return nil, err
 	}
 	cfg.Name, cfg.SignalURL, cfg.RelayOnly, cfg.RequireDirect = c.name, c.signal, c.relayOnly, c.require == "direct"
 	cfg.UDPPort, cfg.Portable, cfg.Loopback, cfg.Version = c.udpPort, c.portable, c.loopback, version()
@@ -126,12 +154,6 @@ func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
 	}
 	if _, _, err := signaling.ParseURL(c.signal); err != nil {
 		return nil, usageError{err}
-	}
-	if c.relayOnly && cfg.RequireDirect {
-		return nil, usageError{errors.New("--relay-only and --require direct exclude each other")}
-	}
-	if c.udpPort < 0 || c.udpPort > 65535 {
-		return nil, usageError{fmt.Errorf("--udp-port %d: a port is 0 to 65535", c.udpPort)}
 	}
 	var err error
 	if cfg.STUN, err = parseURIs("--stun", c.stun, "stun"); err != nil {
@@ -164,19 +186,14 @@ func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
 		sinks = append(sinks, &jsonLines{w: cmd.OutOrStdout()})
 	}
 	if c.traceFile != "" {
-		f, err := os.OpenFile(c.traceFile, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+		file, err := c.openTrace()
 		if err != nil {
-			return nil, fmt.Errorf("--trace: %w", err)
+			return nil, err
 		}
-		file := trace.NewFile(f)
 		sinks = append(sinks, file)
 		s.close = file.Close
 	}
-	if address, _, err := signaling.ParseURL(c.signal); err == nil {
-		if warning := signaling.PlaintextWarning(address); warning != "" {
-			fmt.Fprintln(cmd.ErrOrStderr(), "warning: "+warning)
-		}
-	}
+	c.warnOfPlaintext(cmd.ErrOrStderr())
 	cfg.Trace = trace.New(c.name, sinks...)
 	cfg.Trace.Emit(trace.ProcessStarted{Version: cfg.Version, Command: cmd.CommandPath()})
 	return s, nil

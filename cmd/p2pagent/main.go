@@ -63,7 +63,6 @@ path beside it, move the live session there, and say which path it is and why.
 
 On one machine:    p2pagent listen --allow localhost:22
 On the other one:  p2pagent connect CODE -L 2222:localhost:22`,
-		Version:       version(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
 	}
@@ -73,7 +72,17 @@ On the other one:  p2pagent connect CODE -L 2222:localhost:22`,
 	for _, c := range root.Commands() {
 		usageArgs(c)
 	}
+	everywhere(root)
 	return root
+}
+
+// everywhere gives --version to every command; -v is for more lines.
+func everywhere(c *cobra.Command) {
+	c.Version = version()
+	c.Flags().Bool("version", false, "print the version")
+	for _, sub := range c.Commands() {
+		everywhere(sub)
+	}
 }
 
 // usageArgs makes wrong arguments of c and its subcommands usage errors.

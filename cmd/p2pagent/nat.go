@@ -11,6 +11,7 @@ import (
 
 	"github.com/p2pagent/p2pagent/candidates"
 	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/internal/udpsock"
 	"github.com/p2pagent/p2pagent/signaling"
 	"github.com/spf13/cobra"
@@ -27,13 +28,33 @@ needs a server with a second address; what was not measured is said to be so.`,
 		Args: cobra.NoArgs,
 	}
 	c.add(cmd)
-	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if err := c.check(); err != nil {
+			return err
+		}
+		if _, err := newTeller(cmd.ErrOrStderr(), c.verbose, c.color); err != nil {
+			return err
+		}
+		var sinks []trace.Sink
+		if c.traceFile != "" {
+			file, err := c.openTrace()
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, file.Close()) }()
+			sinks = append(sinks, file)
+		}
+		rec := trace.New(c.name, sinks...)
+		rec.Emit(trace.ProcessStarted{Version: version(), Command: cmd.CommandPath()})
 		timeout := c.timeout
 		if timeout == 0 {
 			timeout = defaultTimeout
 		}
 		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
 		defer cancel()
+		if len(c.stun) == 0 {
+			c.warnOfPlaintext(cmd.ErrOrStderr())
+		}
 		servers, err := c.stunServers(ctx)
 		if err != nil {
 			return err
@@ -42,6 +63,7 @@ needs a server with a second address; what was not measured is said to be so.`,
 		if err != nil {
 			return err
 		}
+		rec.Emit(nat.Event())
 		if c.json {
 			return json.NewEncoder(cmd.OutOrStdout()).Encode(nat)
 		}
@@ -143,9 +165,20 @@ func printNAT(w io.Writer, n candidates.NAT) {
 	fmt.Fprintf(w, "mapping      %s\n", measured(string(n.Mapping)))
 	fmt.Fprintf(w, "filtering    %s\n", measured(string(n.Filtering)))
 	fmt.Fprintf(w, "hairpinning  %s\n", yesNo(n.Hairpin))
+	fmt.Fprintf(w, "allocation   %s\n", allocation(n.Allocation))
 	for _, m := range n.Mapped {
 		fmt.Fprintf(w, "mapped to    %s\n", m)
 	}
+}
+
+func allocation(a candidates.Allocation) string {
+	switch {
+	case a.Pattern == nil:
+		return measured("")
+	case a.Step != nil:
+		return fmt.Sprintf("%s, step %d", *a.Pattern, *a.Step)
+	}
+	return string(*a.Pattern)
 }
 
 func measured(s string) string {

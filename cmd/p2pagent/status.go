@@ -73,6 +73,9 @@ func pathStatus(p path.Status) string {
 }
 
 func printVerdicts(w io.Writer, st agent.Status) {
+	if len(st.Links) == 0 {
+		fmt.Fprintf(w, "p2pagent %s (pid %d): no link\n", printable(st.Command), st.PID)
+	}
 	for _, l := range st.Links {
 		fmt.Fprintf(w, "%s: %s\n", printable(l.Peer), printable(l.Verdict.Text))
 		if l.Verdict.Remedy != "" {

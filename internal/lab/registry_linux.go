@@ -93,7 +93,7 @@ func (r registry) sweepLocked() error {
 		}
 		dir := filepath.Join(r.dir, e.Name())
 		lock, err := lockPath(filepath.Join(dir, lockFile), false)
-		if errors.Is(err, unix.EWOULDBLOCK) {
+		if errors.Is(err, unix.EWOULDBLOCK) || errors.Is(err, fs.ErrNotExist) { // of somebody, or just gone
 			continue
 		}
 		if err != nil {

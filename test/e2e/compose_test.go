@@ -218,7 +218,7 @@ func (c composed) container(t *testing.T, service string) string {
 	return strings.TrimSpace(c.must(t, "ps", "-q", service))
 }
 
-// stopsCleanly stops the lab. A node that does not end within five seconds is
+// stopsCleanly stops the lab. A node that does not end within its four seconds is
 // killed, and has another exit code than 0.
 func (c composed) stopsCleanly(t *testing.T) {
 	t.Helper()
@@ -226,7 +226,7 @@ func (c composed) stopsCleanly(t *testing.T) {
 	if len(containers) < 6 {
 		t.Errorf("%d nodes are running", len(containers))
 	}
-	c.must(t, "stop", "-t", "5")
+	c.must(t, "stop")
 	for _, id := range containers {
 		state := docker(t, "inspect", "--format", "{{.State.Status}} {{.State.ExitCode}} {{.Name}}", id)
 		if !strings.HasPrefix(state, "exited 0 ") {

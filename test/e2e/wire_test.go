@@ -246,8 +246,8 @@ func sockets(t *testing.T, name string) (out []netip.AddrPort) {
 }
 
 // TestBadDatagrams throws them at the server and at every socket of both
-// agents, while a transfer runs over their link: it ends whole, on a direct
-// path that was never suspected, and the same processes go on.
+// agents, while a transfer runs over their link: it ends whole, on the same direct
+// path, which they give nobody a reason to suspect, and the same processes go on.
 func TestBadDatagrams(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
@@ -282,25 +282,28 @@ func TestBadDatagrams(t *testing.T) {
 		}
 		ask(t, holder, binding())
 	}
-	suspected := func() int {
+	count := func(event string) int {
 		text, err := os.ReadFile(w.trace(w.alice))
 		if err != nil {
 			t.Fatal(err)
 		}
-		return strings.Count(string(text), `"path.suspected"`)
+		return strings.Count(string(text), `"event":"`+event+`"`)
 	}
-	calm := false
+	moves, calm := count("path.changed"), false
 	for i := 0; i < 3 && !calm; i++ { // a machine that stands still for a moment does this too, but not each time
-		before := suspected()
+		before := count("path.suspected")
 		throw()
 		time.Sleep(2 * time.Second) // more than it takes to suspect a path
-		calm = suspected() == before
+		calm = count("path.suspected") == before
 	}
 	if n := stop(); n == 0 {
 		t.Error("nothing was transferred meanwhile: nothing was tested")
 	}
 	if !calm {
 		t.Error("the path was suspected each time")
+	}
+	if n := count("path.changed"); n != moves {
+		t.Errorf("the link moved to another path, %d times", n-moves)
 	}
 	link.unharmed(t)
 	w.goodLink(t)
