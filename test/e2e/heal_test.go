@@ -89,12 +89,17 @@ func (s *standing) report(p *process, atMost time.Duration) (r streamReport) {
 	return r
 }
 
-// moves lists the path changes that a trace has recorded so far.
-func (s *standing) moves(name string) (out []trace.Record) {
+// moves lists the path changes that a trace of the lab has recorded so far.
+func (s *standing) moves(name string) []trace.Record {
 	s.t.Helper()
-	f, err := os.Open(s.file(name))
+	return movesIn(s.t, s.file(name))
+}
+
+func movesIn(t *testing.T, file string) (out []trace.Record) {
+	t.Helper()
+	f, err := os.Open(file)
 	if err != nil {
-		s.t.Fatal(err)
+		t.Fatal(err)
 	}
 	defer f.Close()
 	for r, err := range trace.Read(f) {
