@@ -20,6 +20,7 @@ var layer = map[string]int{
 	"internal/agent":    7, // the only place where the parts meet
 	"internal/lab":      7, // runs the binaries; of ours it knows the prober and the trace
 	"internal/forward":  6, // knows "open or accept a stream", not QUIC
+	"internal/measure":  6, // likewise; which path is measured is for who calls it to arrange
 	"internal/session":  5, // knows net.PacketConn, not ICE, not TURN
 	"punch":             4, // knows candidates, not what becomes of the path
 	"internal/path":     4, // knows carriers, not how they came to be

@@ -1,0 +1,2 @@
+// Package measure tells how fast a link is, over each of its paths.
+package measure
