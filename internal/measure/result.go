@@ -36,7 +36,7 @@ type Options struct {
 
 // Figures are one path's, the medians of its rounds.
 type Figures struct {
-	Goodput       float64  `json:"goodput_mbps"`
+	Goodput       float64    `json:"goodput_mbps"`
 	GoodputSpread [2]float64 `json:"goodput_mbps_range"` // least and most of the rounds
 
 	RTT50       *float64 `json:"rtt_p50_ms"` // idle
@@ -57,7 +57,6 @@ type Figures struct {
 	RelayBytesOut *uint64 `json:"relay_bytes_out,omitempty"`
 	PayloadBytes  uint64  `json:"payload_bytes"` // of the application, all rounds, whole rounds
 }
-
 
 // A Round is one measurement of one path.
 type Round struct {
