@@ -123,6 +123,37 @@ func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choic
 	return choice{primary: other.id}, "shorter round trip"
 }
 
+// whyHeld is the reason of a move for Conn.Hold.
+const whyHeld = "held there"
+
+// heldTo leaves of the paths those of one kind, for as long as one of them
+// works: to hold payload there must not cut the link. Without a kind, or with
+// none that works, it leaves all.
+func heldTo(kind Kind, pol policy, facts []fact) (left []fact, held bool) {
+	if kind == "" {
+		return facts, false
+	}
+	works := false
+	for _, f := range facts {
+		if kindOf(f.hops) != kind {
+			continue
+		}
+		left = append(left, f)
+		works = works || pol.permits(f.hops) && (f.state == Alive || f.state == Suspect)
+	}
+	if !works {
+		return facts, false
+	}
+	return left, true
+}
+
+func kindOf(hops int) Kind {
+	if hops == 0 {
+		return Direct
+	}
+	return Relayed
+}
+
 // better orders paths without regard to what is in use.
 func better(a, b *fact) bool {
 	if ra, rb := rank(a), rank(b); ra != rb {

@@ -1,6 +1,7 @@
 package path
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -73,5 +74,36 @@ func TestChoose(t *testing.T) {
 				t.Errorf("got %+v %q, want %+v %q", got, why, tt.want, tt.why)
 			}
 		})
+	}
+}
+
+func TestHeldTo(t *testing.T) {
+	direct, relayed := fact{id: 1, state: Alive}, fact{id: 2, hops: 1, state: Alive}
+	in := func(f fact, s State) fact { f.state = s; return f }
+	for _, tt := range []struct {
+		name  string
+		kind  Kind
+		pol   policy
+		facts []fact
+		want  []int
+		held  bool
+	}{
+		{name: "to nothing", facts: []fact{direct, relayed}, want: []int{1, 2}},
+		{name: "direct", kind: Direct, facts: []fact{direct, relayed}, want: []int{1}, held: true},
+		{name: "relayed", kind: Relayed, facts: []fact{direct, relayed, {id: 3, hops: 2, state: Dead}}, want: []int{2, 3}, held: true},
+		{name: "suspect is good enough", kind: Relayed, facts: []fact{direct, in(relayed, Suspect)}, want: []int{2}, held: true},
+		{name: "dead is not", kind: Relayed, facts: []fact{direct, in(relayed, Dead)}, want: []int{1, 2}},
+		{name: "unproved is not", kind: Direct, facts: []fact{in(direct, Probing), relayed}, want: []int{1, 2}},
+		{name: "not permitted", kind: Direct, pol: policy{relayOnly: true}, facts: []fact{direct, relayed}, want: []int{1, 2}},
+		{name: "none", kind: Direct, facts: []fact{relayed}, want: []int{2}},
+	} {
+		left, held := heldTo(tt.kind, tt.pol, tt.facts)
+		var ids []int
+		for _, f := range left {
+			ids = append(ids, f.id)
+		}
+		if !slices.Equal(ids, tt.want) || held != tt.held {
+			t.Errorf("%s: %v %v, want %v %v", tt.name, ids, held, tt.want, tt.held)
+		}
 	}
 }

@@ -276,6 +276,24 @@ func (c *Conn) Expect(relays ...netip.AddrPort) {
 	c.update(func(now time.Duration) { c.engine.expect(now, known) })
 }
 
+// Hold keeps this side's payload on paths of one kind from now on, whatever is
+// better, for as long as one of that kind works; "" ends it. It is for
+// measuring a path that would not be chosen. The error is ErrNotPermitted, or
+// net.ErrClosed.
+func (c *Conn) Hold(kind Kind) error {
+	if kind == Direct && c.cfg.RelayOnly || kind == Relayed && c.cfg.RequireDirect {
+		return fmt.Errorf("hold payload on a %s path: %w", kind, ErrNotPermitted)
+	}
+	err := fmt.Errorf("hold payload on a %s path: %w", kind, net.ErrClosed)
+	c.update(func(now time.Duration) {
+		if !c.closed {
+			err = nil
+			c.engine.hold(now, kind)
+		}
+	})
+	return err
+}
+
 // Nudge probes all paths now: the network has changed, or the machine woke up.
 func (c *Conn) Nudge() {
 	c.update(func(now time.Duration) { c.engine.nudge(now) })

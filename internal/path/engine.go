@@ -54,6 +54,7 @@ type engine struct {
 	seq      uint64
 
 	cur        choice
+	holdTo     Kind // where payload is to stay; "" is where it is best
 	replayedAt time.Duration
 	held       *replay // comes when replayEvery is over
 

@@ -185,3 +185,61 @@ func TestHoleAfterDiscovery(t *testing.T) {
 		}
 	})
 }
+
+// Payload goes where it is held, and only probes cross the other path.
+func TestHold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.relay(t)
+		s.direct(t)
+		usable(t, s.a, s.b)
+		s.on(t, Direct, time.Second)
+		q := connect(t, s.a, s.b, s.a.PeerAddr())
+		for _, kind := range []Kind{Relayed, Direct, Relayed} {
+			for _, c := range []*Conn{s.a, s.b} {
+				if err := c.Hold(kind); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s.on(t, kind, time.Second)
+			time.Sleep(time.Second) // what was under way arrives
+			before := elsewhere(s, kind)
+			send(t, q.client, q.server, 1<<20, 0).wait(t)
+			send(t, q.server, q.client, 1<<20, 0).wait(t)
+			time.Sleep(3 * time.Second)
+			after := elsewhere(s, kind)
+			if after.Payload != before.Payload || after.Fragments != before.Fragments || after.Replays != before.Replays {
+				t.Errorf("held %s, and across others went %+v, before %+v", kind, after, before)
+			}
+			if after.Probes == before.Probes {
+				t.Errorf("held %s, and no probe kept the other path", kind)
+			}
+		}
+		s.a.Hold("")
+		s.b.Hold("")
+		s.on(t, Direct, 0)
+
+		// A path that dies is not held to.
+		s.a.Hold(Direct)
+		s.b.Hold(Direct)
+		s.cut(true)
+		s.on(t, Relayed, 8*time.Second)
+		s.cut(false)
+		s.on(t, Direct, 15*time.Second)
+	})
+}
+
+// elsewhere is what both sides sent over paths of the other kind.
+func elsewhere(s *site, kind Kind) (sum Bytes) {
+	for _, c := range []*Conn{s.a, s.b} {
+		for _, p := range c.Status() {
+			if p.Kind != kind {
+				sum.Payload += p.Out.Payload
+				sum.Fragments += p.Out.Fragments
+				sum.Replays += p.Out.Replays
+				sum.Probes += p.Out.Probes
+			}
+		}
+	}
+	return sum
+}

@@ -132,7 +132,7 @@ func (e *engine) anyAlive() bool {
 func (e *engine) review(now time.Duration) {
 	facts := e.facts(now)
 	was := e.cur
-	next, why := choose(e.policy, facts, now, was)
+	next, why := e.choose(now, facts)
 	e.cur = next
 	for i, c := range cares(e.policy, facts, next) {
 		e.paths[i].treat(now, c)
@@ -148,6 +148,24 @@ func (e *engine) review(now time.Duration) {
 	if next.duplicate != 0 && next.duplicate != was.duplicate {
 		e.replay(now, next.duplicate, lost)
 	}
+}
+
+// choose is choose among the paths that payload is held to.
+func (e *engine) choose(now time.Duration, facts []fact) (choice, string) {
+	left, held := heldTo(e.holdTo, e.policy, facts)
+	next, why := choose(e.policy, left, now, e.cur)
+	if held && why != "" {
+		if old := e.byID(e.cur.primary); old != nil && kindOf(old.hops()) != e.holdTo {
+			why = whyHeld
+		}
+	}
+	return next, why
+}
+
+// hold keeps payload on paths of one kind; "" lets it go.
+func (e *engine) hold(now time.Duration, kind Kind) {
+	e.holdTo = kind
+	e.tick(now)
 }
 
 // lastCrossing returns since when it is not known whether a path has delivered
