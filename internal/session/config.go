@@ -54,6 +54,7 @@ func quicConfig(idle time.Duration) *quic.Config {
 		MaxIncomingStreams:             maxStreams,
 		MaxIncomingUniStreams:          -1,    // none are used
 		Allow0RTT:                      false, // replayable
+		EnableDatagrams:                true,  // measurements of loss and jitter
 		DisablePathMTUDiscovery:        false, // 1500-byte paths carry 1452-byte packets
 	}
 }

@@ -44,5 +44,11 @@
 // That is also the proof that the peer accepted our certificate, which TLS 1.3
 // does not give the client by the end of its handshake.
 //
+// # Datagrams
+//
+// A DATAGRAM frame (RFC 9221) begins with one byte, the kind of stream that it
+// belongs to; the rest is that kind's. Of a kind that the receiver does not
+// expect it is dropped.
+//
 // Begin reading at session.go.
 package session

@@ -243,3 +243,47 @@ func TestRefusedCertificateFailsDial(t *testing.T) {
 		t.Errorf("accept: %v, want it to have gone on waiting", err)
 	}
 }
+
+func TestDatagrams(t *testing.T) {
+	client, server := pair(t)
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Second, errors.New("no datagram came"))
+	defer cancel()
+	got := make(chan string, 8)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- server.ReceiveDatagrams(ctx, KindMeasure, func(b []byte) { got <- string(b) })
+	}()
+	if err := client.SendDatagram(KindDial, []byte("of another kind")); err != nil {
+		t.Fatal(err)
+	}
+	if err := client.SendDatagram(KindMeasure, []byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case s := <-got:
+		if s != "hello" {
+			t.Errorf("got %q", s)
+		}
+	case err := <-ended:
+		t.Fatal(err)
+	}
+
+	var large *TooLargeError
+	if err := client.SendDatagram(KindMeasure, make([]byte, 4000)); !errors.As(err, &large) || large.Most < 1000 || large.Most > 1452 {
+		t.Fatalf("4000 bytes: %v", err)
+	}
+	if err := client.SendDatagram(KindMeasure, make([]byte, large.Most)); err != nil {
+		t.Errorf("%d bytes, which are said to fit: %v", large.Most, err)
+	}
+	if s := <-got; len(s) != large.Most {
+		t.Errorf("%d bytes arrived, want %d", len(s), large.Most)
+	}
+	client.Close(CodeShutdown, "done")
+	var closed *PeerClosedError
+	if err := <-ended; !errors.As(err, &closed) {
+		t.Errorf("ended with %v", err)
+	}
+	if err := client.SendDatagram(KindMeasure, nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("sent on a closed session: %v", err)
+	}
+}
