@@ -1,0 +1,350 @@
+package measure
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	// holdWithin is how long both sides may take to have moved, where the
+	// path is there.
+	holdWithin = 5 * time.Second
+
+	// settle is how long what is on its way may use the path it was sent over.
+	settle = 150 * time.Millisecond
+
+	pollEvery = 20 * time.Millisecond
+)
+
+// ErrNotMeasured is what [Run] returns, with a report of the rest, when a path
+// that was asked for could not be measured.
+var ErrNotMeasured = errors.New("not measured")
+
+// A Progress is how a measurement stands, every second.
+type Progress struct {
+	Path      string
+	Round     int // from 1
+	Rounds    int // of all paths
+	Mbps      float64
+	Remaining time.Duration // of all rounds, about
+}
+
+// A Plan is what to measure.
+type Plan struct {
+	Options
+	Path     string        // the one to measure without Compare; "" is the one in use
+	Wait     time.Duration // for a path to come about
+	Progress func(Progress)
+}
+
+// Run measures a link. The report is whole as far as it goes, whatever the
+// error: [ErrNotMeasured] for a path that is not there, or why it ended early.
+func Run(ctx context.Context, link Link, self End, plan Plan) (*Report, error) {
+	st, err := link.Open(ctx, targetControl)
+	if err != nil {
+		return nil, fmt.Errorf("begin to measure: %w", err)
+	}
+	defer st.CloseWrite()
+	defer context.AfterFunc(ctx, func() { st.SetDeadline(time.Now()) })()
+	c := &client{link: link, plan: plan, control: st, began: time.Now()}
+	c.report = &Report{
+		Rounds: []Round{}, Time: c.began.UTC().Truncate(time.Second), Options: plan.Options,
+		Machine: self.Machine, Version: self.Version,
+	}
+	res, err := c.ask(ctx, request{Hello: &End{Version: self.Version}})
+	if err == nil && res.Hello == nil {
+		err = errors.New("the peer did not say hello")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("begin to measure: %w", err)
+	}
+	c.self, c.peer = self, *res.Hello
+	defer link.Hold("") // the peer lets go with the control stream
+	err = c.run(ctx)
+	c.summarize()
+	return c.report, err
+}
+
+// A client is one measurement from its measuring side.
+type client struct {
+	link    Link
+	plan    Plan
+	control Stream
+	began   time.Time
+	self    End
+	peer    End
+
+	done   int // rounds so far
+	halves []pair
+	report *Report
+}
+
+// pair is what both sides saw of one round.
+type pair struct {
+	round       int // index into the report's
+	spec        roundSpec
+	mine, their *half
+}
+
+// ask sends one request and waits for its answer.
+func (c *client) ask(ctx context.Context, req request) (*response, error) {
+	wait := 2 * drainFor
+	if c.plan.Seconds > 0 {
+		wait += seconds(c.plan.Seconds)
+	}
+	c.control.SetDeadline(time.Now().Add(wait))
+	if err := writeFrame(c.control, req); err != nil {
+		return nil, c.why(ctx, err)
+	}
+	var res response
+	if err := readFrame(c.control, &res); err != nil {
+		return nil, c.why(ctx, err)
+	}
+	if res.Error != "" {
+		return nil, fmt.Errorf("the peer says: %q", clip(res.Error))
+	}
+	return &res, nil
+}
+
+func (c *client) why(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// run measures the paths in turn, so that what changes meanwhile hits all of
+// them.
+func (c *client) run(ctx context.Context) error {
+	paths := []string{c.plan.Path}
+	switch {
+	case c.plan.Compare:
+		paths = []string{Direct, Relayed}
+	case c.plan.Path == "":
+		paths[0] = c.inUse(ctx)
+	}
+	var missing error
+	var there []string
+	for _, kind := range paths {
+		err := c.hold(ctx, kind, c.plan.Wait)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err != nil {
+			missing = errors.Join(missing, err)
+			continue
+		}
+		there = append(there, kind)
+	}
+	total := c.plan.Rounds * len(there)
+	for range c.plan.Rounds {
+		for _, kind := range there {
+			c.done++
+			if err := c.measure(ctx, kind, total); err != nil {
+				return err
+			}
+		}
+	}
+	return missing
+}
+
+// inUse waits until the link has found the path that it will keep.
+func (c *client) inUse(ctx context.Context) string {
+	deadline := time.Now().Add(c.plan.Wait)
+	for {
+		look := c.link.Look()
+		_, _, settled := c.link.Verdict()
+		if look.Works && (look.Active == Direct || settled || time.Now().After(deadline)) {
+			return look.Active
+		}
+		select {
+		case <-time.After(pollEvery):
+		case <-ctx.Done():
+			return look.Active
+		}
+	}
+}
+
+// hold has both sides send over a kind of path, and waits until they do.
+func (c *client) hold(ctx context.Context, kind string, within time.Duration) error {
+	if err := c.link.Hold(kind); err != nil {
+		return fmt.Errorf("%s path: %w: %w", kind, ErrNotMeasured, err)
+	}
+	if _, err := c.ask(ctx, request{Hold: &kind}); err != nil {
+		return fmt.Errorf("%s path: %w: %w", kind, ErrNotMeasured, err)
+	}
+	for deadline := time.Now().Add(within); ; {
+		mine := c.link.Look()
+		res, err := c.ask(ctx, request{Look: true})
+		if err != nil {
+			return fmt.Errorf("%s path: %w", kind, err)
+		}
+		if theirs := res.Look; theirs != nil && mine.Active == kind && mine.Works && theirs.Active == kind && theirs.Works {
+			break
+		}
+		_, _, settled := c.link.Verdict()
+		if time.Now().After(deadline) || kind == Direct && mine.Active == Relayed && settled {
+			return fmt.Errorf("%s path: %w: there is none", kind, ErrNotMeasured)
+		}
+		if err := pause(ctx, pollEvery); err != nil {
+			return err
+		}
+	}
+	return pause(ctx, settle)
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// measure runs one round. A round that a change of path spoiled is run once
+// more, and then told as it is.
+func (c *client) measure(ctx context.Context, kind string, total int) error {
+	for try := 1; ; try++ {
+		r, p, err := c.round(ctx, kind, total)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err == nil && p.spoiled() {
+			err = errors.New("the path in use changed meanwhile")
+		}
+		if err != nil && try == 1 {
+			continue
+		}
+		if err != nil {
+			r.Error = err.Error()
+		}
+		c.report.Rounds = append(c.report.Rounds, r)
+		if err == nil {
+			p.round = len(c.report.Rounds) - 1
+			c.halves = append(c.halves, p)
+		}
+		return nil
+	}
+}
+
+// round is one measurement of one path.
+func (c *client) round(ctx context.Context, kind string, total int) (r Round, p pair, err error) {
+	o := c.plan.Options
+	r = Round{Path: kind, Direction: o.Direction, Start: time.Since(c.began).Seconds()}
+	if err := c.hold(ctx, kind, holdWithin); err != nil {
+		return r, p, err
+	}
+	spec := roundSpec{
+		ID: rand.Text()[:16], Path: kind, Seconds: o.Seconds, Skip: o.Skip, Streams: o.Streams, UDPMbps: o.UDPMbps,
+		Send: o.Direction != "receive", Receive: o.Direction != "send",
+	}
+	pings, err := c.link.Open(ctx, targetEcho)
+	if err != nil {
+		return r, p, c.why(ctx, err)
+	}
+	defer pings.CloseWrite()
+	if r.RTTs, err = ping(ctx, pings, idlePings, idleEvery); err != nil {
+		return r, p, fmt.Errorf("ping: %w", c.why(ctx, err))
+	}
+
+	r.Start = time.Since(c.began).Seconds()
+	if _, err := c.ask(ctx, request{Start: &spec}); err != nil {
+		return r, p, err
+	}
+	s := begin(ctx, c.link, spec, spec.Send, spec.Receive)
+	if spec.UDPMbps == 0 {
+		c.open(ctx, s)
+	}
+	loaded, stop := context.WithDeadline(ctx, s.start.Add(spec.span()))
+	defer stop()
+	told := make(chan struct{})
+	go func() { defer close(told); c.tell(loaded, s, total) }()
+	r.LoadedRTTs, err = ping(loaded, pings, 0, pingEvery)
+	<-told
+	if err != nil {
+		s.abandon()
+		return r, p, fmt.Errorf("ping: %w", c.why(ctx, err))
+	}
+	mine, err := s.finish(ctx)
+	if err != nil {
+		return r, p, err
+	}
+	res, err := c.ask(ctx, request{Finish: spec.ID})
+	if err != nil {
+		return r, p, err
+	}
+	if res.Half == nil {
+		return r, p, errors.New("the peer reported nothing")
+	}
+	if err := res.Half.check(); err != nil {
+		return r, p, fmt.Errorf("the peer reported %w", err)
+	}
+	p = pair{spec: spec, mine: mine, their: res.Half}
+	p.fill(&r)
+	return r, p, nil
+}
+
+// open starts the streams of a round.
+func (c *client) open(ctx context.Context, s *side) {
+	for range s.spec.Streams {
+		if s.spec.Send {
+			c.openOne(ctx, s, targetReceive, s.send)
+		}
+		if s.spec.Receive {
+			c.openOne(ctx, s, targetSend, s.take)
+		}
+	}
+}
+
+func (c *client) openOne(ctx context.Context, s *side, target string, move func(Stream)) {
+	if !s.join() {
+		return
+	}
+	st, err := c.link.Open(ctx, target+s.spec.ID)
+	if err != nil {
+		s.fail(err)
+		s.streams.Done()
+		return
+	}
+	go move(st) // finish waits for it
+}
+
+// tell reports the progress of a round.
+func (c *client) tell(ctx context.Context, s *side, total int) {
+	if c.plan.Progress == nil {
+		return
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	moved := func() uint64 {
+		if s.takes {
+			return s.meter.all.Load()
+		}
+		return s.wrote.Load()
+	}
+	last, at := uint64(0), s.start
+	report := func(now time.Time) {
+		n := moved()
+		left := s.start.Add(s.spec.span()).Sub(now) + time.Duration(total-c.done)*s.spec.span()
+		c.plan.Progress(Progress{
+			Path: s.spec.Path, Round: c.done, Rounds: total,
+			Mbps: megabits(n-last, now.Sub(at).Seconds()), Remaining: max(0, left),
+		})
+		last, at = n, now
+	}
+	for {
+		select {
+		case now := <-tick.C:
+			report(now)
+		case <-ctx.Done():
+			if now := time.Now(); now.Sub(at) > time.Second/4 {
+				report(now)
+			}
+			return
+		}
+	}
+}

@@ -1,0 +1,234 @@
+package measure
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/session"
+)
+
+const (
+	// block is how much payload is written and read at once.
+	block = 256 << 10
+
+	interval = 100 * time.Millisecond
+
+	// drainFor is how long what is on its way may take to arrive after the
+	// end of a round, queues of a slow line included.
+	drainFor = 15 * time.Second
+)
+
+// blocks hold payload that is being read; what is in them does not matter.
+var blocks = sync.Pool{New: func() any { return new([block]byte) }}
+
+// A side is one side's part in a round.
+type side struct {
+	// Constant after begin.
+	spec    roundSpec
+	link    Link
+	start   time.Time
+	sends   bool
+	takes   bool
+	ctx     context.Context // the round's life
+	cancel  context.CancelFunc
+	watched chan struct{} // closed when watch has returned
+
+	wrote   atomic.Uint64 // payload given to streams so far
+	meter   meter
+	dgrams  datagrams
+	streams sync.WaitGroup // that are under way
+
+	mu     sync.Mutex
+	opened int  // streams of the peer so far
+	over   bool // no more are taken
+	err    error
+
+	half half // watch's, until watched
+}
+
+// begin starts a side's clock. finish must be called.
+func begin(ctx context.Context, link Link, spec roundSpec, sends, takes bool) *side {
+	ctx, cancel := context.WithTimeout(ctx, spec.span()+2*drainFor)
+	s := &side{
+		spec: spec, link: link, start: time.Now(), sends: sends, takes: takes,
+		ctx: ctx, cancel: cancel, watched: make(chan struct{}),
+	}
+	s.meter.init(spec)
+	go s.watch(ctx)
+	if spec.UDPMbps > 0 {
+		s.runDatagrams(ctx)
+	}
+	return s
+}
+
+// watch takes the counters at both ends of the time that counts, and sees the
+// streams to their end.
+func (s *side) watch(ctx context.Context) {
+	defer close(s.watched)
+	h := &s.half
+	in, out, known := s.link.RelayTraffic(ctx)
+	s.count(ctx, h)
+
+	s.mu.Lock()
+	s.over = true
+	s.mu.Unlock()
+	s.streams.Wait() // they have deadlines; the relay counts what is on its way
+	if in2, out2, ok := s.link.RelayTraffic(ctx); ok && known && in2 >= in && out2 >= out {
+		h.RelayIn, h.RelayOut, h.RelayKnown = in2-in, out2-out, true
+	}
+}
+
+func (s *side) count(ctx context.Context, h *half) {
+	h.CPU = -1
+	if !s.until(ctx, s.spec.skip()) {
+		return
+	}
+	h.Before = s.link.Look()
+	cpu, ok := cpuTime()
+	if !s.until(ctx, s.spec.span()) {
+		return
+	}
+	h.After = s.link.Look()
+	if after, still := cpuTime(); ok && still {
+		h.CPU = (after - cpu).Seconds()
+	}
+	h.RSS = residentSize()
+}
+
+// until waits for a time of the round, and reports whether it came.
+func (s *side) until(ctx context.Context, at time.Duration) bool {
+	t := time.NewTimer(time.Until(s.start.Add(at)))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// join counts one more stream, unless the round is over.
+func (s *side) join() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.over || s.opened >= 2*MaxStreams {
+		return false
+	}
+	s.opened++
+	s.streams.Add(1)
+	return true
+}
+
+func (s *side) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err == nil {
+		s.err = err
+	}
+}
+
+// send writes payload until the round is over, and ends the stream. Called
+// after join.
+func (s *side) send(st Stream) {
+	defer s.streams.Done()
+	end := s.start.Add(s.spec.span())
+	defer s.bound(st)()
+	for time.Now().Before(end) {
+		n, err := st.Write(payload[:])
+		s.wrote.Add(uint64(n))
+		if err != nil {
+			s.fail(fmt.Errorf("send: %w", err))
+			st.Reset(session.CodeReset)
+			return
+		}
+	}
+	if err := st.CloseWrite(); err != nil {
+		s.fail(fmt.Errorf("send: %w", err))
+	}
+}
+
+// take reads payload until its end. Called after join.
+func (s *side) take(st Stream) {
+	defer s.streams.Done()
+	defer s.bound(st)()
+	b := blocks.Get().(*[block]byte)
+	defer blocks.Put(b)
+	for {
+		n, err := st.Read(b[:])
+		s.meter.add(time.Since(s.start), n)
+		switch {
+		case err == io.EOF:
+			return
+		case err != nil:
+			s.fail(fmt.Errorf("receive: %w", err))
+			st.Reset(session.CodeReset)
+			return
+		}
+	}
+}
+
+// bound has a stream end with the round, or a while after it at the latest.
+func (s *side) bound(st Stream) (stop func() bool) {
+	st.SetDeadline(s.start.Add(s.spec.span() + drainFor))
+	return context.AfterFunc(s.ctx, func() { st.Reset(session.CodeShutdown) })
+}
+
+// finish waits for the round to be over and returns what this side saw.
+func (s *side) finish(ctx context.Context) (*half, error) {
+	defer s.cancel()
+	defer context.AfterFunc(ctx, s.cancel)()
+	<-s.watched
+	if err := context.Cause(ctx); err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.err != nil {
+		return nil, s.err
+	}
+	h := s.half
+	h.Received, h.Counted, h.Intervals = s.meter.total()
+	s.dgrams.report(&h, s.spec)
+	return &h, nil
+}
+
+// abandon ends a round of which nobody wants to know any more.
+func (s *side) abandon() {
+	s.cancel()
+	<-s.watched
+}
+
+// A meter counts bytes by when they arrived.
+type meter struct {
+	skip, span time.Duration
+	all        atomic.Uint64
+	counted    atomic.Uint64
+	intervals  []atomic.Uint64
+}
+
+func (m *meter) init(spec roundSpec) {
+	m.skip, m.span = spec.skip(), spec.span()
+	m.intervals = make([]atomic.Uint64, int((m.span+interval-1)/interval))
+}
+
+func (m *meter) add(at time.Duration, n int) {
+	m.all.Add(uint64(n))
+	if at >= m.skip && at < m.span {
+		m.counted.Add(uint64(n))
+	}
+	if i := int(at / interval); i >= 0 && i < len(m.intervals) {
+		m.intervals[i].Add(uint64(n))
+	}
+}
+
+func (m *meter) total() (all, counted uint64, intervals []uint64) {
+	intervals = make([]uint64, len(m.intervals))
+	for i := range m.intervals {
+		intervals[i] = m.intervals[i].Load()
+	}
+	return m.all.Load(), m.counted.Load(), intervals
+}
