@@ -107,6 +107,24 @@ func (a *Allocation) Transport() string { return a.cfg.Transport }
 // Network is "relay".
 func (a *Allocation) Network() string { return "relay" }
 
+// Offload tells whether the kernel cuts what is sent to the server into
+// datagrams, and whether it coalesces what comes from there. Over a stream there
+// are none.
+func (a *Allocation) Offload() (gso, gro bool) {
+	if s := a.conn.udp(); s != nil {
+		return s.Offload()
+	}
+	return false, false
+}
+
+// Counters are those of the socket to the server, zero over a stream.
+func (a *Allocation) Counters() udpsock.Counters {
+	if s := a.conn.udp(); s != nil {
+		return s.Counters()
+	}
+	return udpsock.Counters{}
+}
+
 // Done is closed when the allocation has ended, by Close or otherwise.
 func (a *Allocation) Done() <-chan struct{} { return a.done }
 

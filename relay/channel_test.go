@@ -156,6 +156,7 @@ func (m *memoryConn) send(f *frames, seg int) error {
 func (m *memoryConn) limit() int            { return maxUDPPayload }
 func (m *memoryConn) stream() bool          { return m.streaming }
 func (m *memoryConn) local() netip.AddrPort { return netip.AddrPort{} }
+func (m *memoryConn) udp() *udpsock.Socket  { return nil }
 func (m *memoryConn) close() error          { return nil }
 
 // TestSendBatches sends more than fits one buffer.

@@ -31,6 +31,8 @@ type clientConn interface {
 	// stream says that ChannelData needs padding.
 	stream() bool
 	local() netip.AddrPort
+	// udp is the socket, nil for a stream.
+	udp() *udpsock.Socket
 	close() error
 }
 
@@ -107,6 +109,7 @@ func (u *udpConn) send(f *frames, seg int) error {
 func (u *udpConn) limit() int            { return maxUDPPayload }
 func (u *udpConn) stream() bool          { return false }
 func (u *udpConn) local() netip.AddrPort { return u.sock.LocalAddr() }
+func (u *udpConn) udp() *udpsock.Socket  { return u.sock }
 func (u *udpConn) close() error          { return u.sock.Close() }
 
 // Bounds on what waits to be written to a stream. Beyond them messages are
@@ -206,6 +209,8 @@ func (s *streamConn) local() netip.AddrPort {
 	a, _ := s.conn.LocalAddr().(*net.TCPAddr)
 	return a.AddrPort()
 }
+
+func (s *streamConn) udp() *udpsock.Socket { return nil }
 
 func (s *streamConn) close() error { return s.end(net.ErrClosed) }
 

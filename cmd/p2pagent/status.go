@@ -68,8 +68,23 @@ func pathStatus(p path.Status) string {
 	if p.Active {
 		mark = "*"
 	}
-	return fmt.Sprintf("%s %-7s %s <-> %s  %s for %s, rtt %s, %d-byte datagrams, %d bytes in, %d out", mark, p.Kind, p.Local, p.Remote,
-		p.State, time.Since(p.Since).Round(time.Second), p.RTT.Round(10*time.Microsecond), p.Size, p.In.Payload, p.Out.Payload)
+	return fmt.Sprintf("%s %-7s %s <-> %s  %s for %s, rtt %s, %d-byte datagrams%s, %d bytes in, %d out", mark, p.Kind, p.Local, p.Remote,
+		p.State, time.Since(p.Since).Round(time.Second), p.RTT.Round(10*time.Microsecond), p.Size, batching(p.GSO, p.GRO), p.In.Payload, p.Out.Payload)
+}
+
+// batching tells how datagrams pass the kernel, where that is known.
+func batching(gso, gro *bool) string {
+	switch {
+	case gso == nil || gro == nil:
+		return ""
+	case *gso && *gro:
+		return " (GSO and GRO)"
+	case *gso:
+		return " (GSO, no GRO)"
+	case *gro:
+		return " (GRO, no GSO)"
+	}
+	return " (one per system call)"
 }
 
 func printVerdicts(w io.Writer, st agent.Status) {

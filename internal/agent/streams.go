@@ -17,6 +17,7 @@ import (
 // session ends, and closes the ports that it had opened here.
 func (e *environment) serveSession(ctx context.Context, l *link, s *session.Session) {
 	defer e.binds.closeAll(l)
+	measuring := e.measuring(l, s)
 	err := s.Serve(ctx, func(ctx context.Context, h session.Header, stream *session.Stream) {
 		allow := e.cfg.Allow
 		if allow == nil {
@@ -25,6 +26,8 @@ func (e *environment) serveSession(ctx context.Context, l *link, s *session.Sess
 		switch h.Kind {
 		case session.KindDial:
 			forward.Dial(ctx, allow, h.Target, stream, l.trace)
+		case session.KindMeasure:
+			measuring.Serve(ctx, h.Target, stream)
 		default:
 			why := "this side does not know streams of " + h.Kind.String()
 			stream.Refuse(session.CodeUnsupported, why)

@@ -39,6 +39,13 @@ func (k *carrier) expel(p *path) {
 	k.sources.Store(&m)
 }
 
+func (k *carrier) kernelDrops() uint64 {
+	if n, ok := k.Carrier.(Counting); ok {
+		return n.Counters().KernelDrops
+	}
+	return 0
+}
+
 // HandleData takes QUIC packets and fragments, from sources that have proved
 // to be the peer.
 func (k *carrier) HandleData(pkt *udpsock.Packet) {

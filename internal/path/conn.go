@@ -37,6 +37,12 @@ type Carrier interface {
 	Close() error
 }
 
+// A Counting carrier tells what the kernel does for it, and what it counted.
+type Counting interface {
+	Offload() (gso, gro bool)
+	Counters() udpsock.Counters
+}
+
 // A Kind tells what something is reached through.
 type Kind string
 
@@ -132,6 +138,7 @@ type Conn struct {
 	carriers map[Carrier]*carrier
 	paths    map[int]*path
 	lastID   int           // of carriers
+	drops    uint64        // kernel drops of the carriers that are gone
 	moved    chan struct{} // closed and replaced with each new route
 }
 
@@ -240,6 +247,7 @@ func (c *Conn) detach(cr Carrier, why string) *carrier {
 			return
 		}
 		delete(c.carriers, cr)
+		c.drops += k.kernelDrops()
 		c.engine.removeCarrier(now, k.id, why)
 	})
 	return k

@@ -49,6 +49,8 @@ type Status struct {
 	RTT       time.Duration  `json:"rtt_ns"`
 	Size      int            `json:"size"` // largest datagram proved
 	Silent    time.Duration  `json:"silent_ns"`
+	GSO       *bool          `json:"gso"`  // sends of many datagrams are cut by the kernel
+	GRO       *bool          `json:"gro"`  // what arrives together is read together
 	In        Bytes          `json:"in"`
 	Out       Bytes          `json:"out"`
 }
@@ -113,6 +115,18 @@ func (c *Conn) Losses() Losses {
 	}
 }
 
+// KernelDrops is how many datagrams the kernel had no buffer for, on all
+// carriers since New.
+func (c *Conn) KernelDrops() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := c.drops
+	for _, k := range c.carriers {
+		n += k.kernelDrops()
+	}
+	return n
+}
+
 // Status returns all paths, oldest first.
 func (c *Conn) Status() []Status {
 	c.mu.Lock()
@@ -157,6 +171,10 @@ func (c *Conn) status(t *track) Status {
 	}
 	if p := c.paths[t.id]; p != nil {
 		s.Carrier, s.Local = p.carrier.Network(), p.carrier.LocalAddr()
+		if n, ok := p.carrier.Carrier.(Counting); ok {
+			gso, gro := n.Offload()
+			s.GSO, s.GRO = &gso, &gro
+		}
 		s.In, s.Out = p.in.bytes(), p.out.bytes()
 	}
 	return s
