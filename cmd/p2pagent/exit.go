@@ -8,6 +8,7 @@ import (
 
 	"github.com/p2pagent/p2pagent/internal/agent"
 	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/measure"
 	"github.com/p2pagent/p2pagent/internal/session"
 )
 
@@ -44,7 +45,7 @@ func exitCode(err error) int {
 		return exitUsage
 	case errors.Is(err, agent.ErrWrongCode):
 		return exitWrongCode
-	case errors.Is(err, agent.ErrOnlyRelayed):
+	case errors.Is(err, agent.ErrOnlyRelayed), errors.Is(err, measure.ErrNotMeasured):
 		return exitRelayed
 	case errors.Is(err, agent.ErrPeerAbsent):
 		return exitAbsent

@@ -67,7 +67,7 @@ On the other one:  p2pagent connect CODE -L 2222:localhost:22`,
 		SilenceUsage:  true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(listenCommand(), connectCommand(), pipeCommand(), pingCommand(), peersCommand(),
+	root.AddCommand(listenCommand(), connectCommand(), pipeCommand(), benchCommand(), pingCommand(), peersCommand(),
 		natCommand(), statusCommand(), explainCommand(), labCommand())
 	for _, c := range root.Commands() {
 		usageArgs(c)

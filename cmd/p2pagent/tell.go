@@ -17,10 +17,12 @@ import (
 type teller struct {
 	verbose bool
 	color   bool
+	mute    func(trace.Record) bool // events without a line; nil: none
 
 	mu   sync.Mutex
 	w    io.Writer
 	last string // an identical line is not repeated
+	kept string // the unfinished line at the bottom of a terminal
 }
 
 func newTeller(w io.Writer, verbose bool, color string) (*teller, error) {
@@ -30,8 +32,7 @@ func newTeller(w io.Writer, verbose bool, color string) (*teller, error) {
 		t.color = true
 	case "never":
 	case "auto":
-		f, ok := w.(*os.File)
-		t.color = ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		t.color = isTerminal(w) && os.Getenv("NO_COLOR") == ""
 	default:
 		return nil, usageError{fmt.Errorf("--color %q: auto, always or never", color)}
 	}
@@ -41,7 +42,7 @@ func newTeller(w io.Writer, verbose bool, color string) (*teller, error) {
 // Record writes the line of an event, if it has one.
 func (t *teller) Record(r trace.Record) {
 	text, tone := line(r, t.verbose)
-	if text == "" {
+	if text == "" || t.mute != nil && t.mute(r) {
 		return
 	}
 	t.mu.Lock()
@@ -53,7 +54,31 @@ func (t *teller) Record(r trace.Record) {
 	if t.color && tone != "" {
 		text = tone + text + "\x1b[0m"
 	}
-	fmt.Fprintf(t.w, "%9.3f s  %s\n", r.Since.Seconds(), text)
+	erase := ""
+	if t.kept != "" {
+		erase = eraseLine
+	}
+	fmt.Fprintf(t.w, "%s%9.3f s  %s\n%s", erase, r.Since.Seconds(), text, t.kept)
+}
+
+// eraseLine empties the line that a terminal's cursor is in.
+const eraseLine = "\r\x1b[K"
+
+// keep shows a line that stays at the bottom of the terminal, below those of
+// events, in place of the last one; "" takes it away.
+func (t *teller) keep(text string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if text != t.kept {
+		fmt.Fprint(t.w, eraseLine, text)
+	}
+	t.kept = text
+}
+
+// isTerminal tells whether lines can be rewritten.
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 
 const (

@@ -417,11 +417,12 @@ func (l *link) pathChanged(c path.Change) {
 	case path.CarrierFailed:
 		l.carrierFailed(c)
 	}
-	if c.Event == path.Moved && c.From.Kind == path.Direct && c.Path.Kind != path.Direct ||
+	lost := c.Event == path.Moved && c.Why != path.WhyHeld
+	if lost && c.From.Kind == path.Direct && c.Path.Kind != path.Direct ||
 		c.Event == path.Died && c.Path.Kind == path.Direct {
 		l.schedule(punch.TriggerPathLost)
 	}
-	if c.Event == path.Moved && c.Path.Kind == path.Relayed && !l.probed {
+	if lost && c.Path.Kind == path.Relayed && !l.probed {
 		l.probeAt = time.Now().Add(relayedFor)
 	}
 	l.noteOutage()
@@ -525,7 +526,7 @@ func (l *link) facts() facts {
 		Ours: l.nat(), Peers: l.remote.nat, RelayErr: l.relaying.err,
 	}
 	if p, ok := l.conn.Active(); ok {
-		f.Path = string(p.Kind)
+		f.Path, f.Held = string(p.Kind), p.Kind == l.conn.Held()
 	}
 	return f
 }

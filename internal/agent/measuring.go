@@ -6,7 +6,6 @@ import (
 	"github.com/p2pagent/p2pagent/internal/measure"
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/session"
-	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 // Measure measures the link as plan says, as soon as there is a session; see
@@ -91,9 +90,6 @@ func (m measured) RelayTraffic(context.Context) (in, out uint64, ok bool) { retu
 // Verdict tells whether the link will stay on the path it has: it is direct, or
 // what stands against that is known.
 func (m measured) Verdict() (text, remedy string, settled bool) {
-	v := trace.Verdict{}
-	if known := m.verdict.Load(); known != nil {
-		v = *known
-	}
+	v := m.judged()
 	return v.Text, v.Remedy, v.Path == pathDirect || v.Remedy != ""
 }

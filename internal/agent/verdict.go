@@ -12,6 +12,7 @@ import (
 // facts is all a verdict is made of: recorded, never guessed.
 type facts struct {
 	Path          string // direct, relayed, none
+	Held          bool   // payload is held there for a measurement
 	RelayOnly     bool   // this side's policy
 	PeerRelayOnly bool
 	Attempts      int   // ended so far
@@ -38,6 +39,9 @@ func judge(f facts) trace.Verdict {
 	}
 	if f.Path == pathDirect {
 		return say("packets go from peer to peer; no server sees or carries them", "")
+	}
+	if f.Held && !f.RelayOnly && !f.PeerRelayOnly {
+		return say("held there while the link is being measured", "")
 	}
 	if f.Path == pathNone && f.RelayErr != nil && f.Attempts > 0 {
 		return say(fmt.Sprintf("no relay (%v), and no direct path yet", f.RelayErr), "check that the relay's ports are open, 3478 UDP and TCP")

@@ -62,8 +62,8 @@ func Run(ctx context.Context, link Link, self End, plan Plan) (*Report, error) {
 		return nil, fmt.Errorf("begin to measure: %w", err)
 	}
 	c.self, c.peer = self, *res.Hello
-	defer link.Hold("") // the peer lets go with the control stream
 	err = c.run(ctx)
+	link.Hold("") // the peer lets go with the control stream
 	c.summarize()
 	return c.report, err
 }

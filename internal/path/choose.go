@@ -123,8 +123,8 @@ func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choic
 	return choice{primary: other.id}, "shorter round trip"
 }
 
-// whyHeld is the reason of a move for Conn.Hold.
-const whyHeld = "held there"
+// WhyHeld is the reason of a move for [Conn.Hold].
+const WhyHeld = "held there"
 
 // heldTo leaves of the paths those of one kind, for as long as one of them
 // works: to hold payload there must not cut the link. Without a kind, or with

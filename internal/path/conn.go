@@ -302,6 +302,13 @@ func (c *Conn) Hold(kind Kind) error {
 	return err
 }
 
+// Held is the kind of path that payload is held to; "" is none.
+func (c *Conn) Held() Kind {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.engine.holdTo
+}
+
 // Nudge probes all paths now: the network has changed, or the machine woke up.
 func (c *Conn) Nudge() {
 	c.update(func(now time.Duration) { c.engine.nudge(now) })

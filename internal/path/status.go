@@ -49,8 +49,8 @@ type Status struct {
 	RTT       time.Duration  `json:"rtt_ns"`
 	Size      int            `json:"size"` // largest datagram proved
 	Silent    time.Duration  `json:"silent_ns"`
-	GSO       *bool          `json:"gso"`  // sends of many datagrams are cut by the kernel
-	GRO       *bool          `json:"gro"`  // what arrives together is read together
+	GSO       *bool          `json:"gso"` // sends of many datagrams are cut by the kernel
+	GRO       *bool          `json:"gro"` // what arrives together is read together
 	In        Bytes          `json:"in"`
 	Out       Bytes          `json:"out"`
 }

@@ -156,7 +156,7 @@ func (e *engine) choose(now time.Duration, facts []fact) (choice, string) {
 	next, why := choose(e.policy, left, now, e.cur)
 	if held && why != "" {
 		if old := e.byID(e.cur.primary); old != nil && kindOf(old.hops()) != e.holdTo {
-			why = whyHeld
+			why = WhyHeld
 		}
 	}
 	return next, why

@@ -1,0 +1,168 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/p2pagent/p2pagent/internal/measure"
+)
+
+// parseRate reads bits a second: a number, with k, M or G for 10^3, 10^6, 10^9.
+func parseRate(text string) (float64, error) {
+	number, unit := text, 1.0
+	if n := len(text); n > 0 {
+		if u, ok := map[byte]float64{'k': 1e3, 'K': 1e3, 'm': 1e6, 'M': 1e6, 'g': 1e9, 'G': 1e9}[text[n-1]]; ok {
+			number, unit = text[:n-1], u
+		}
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(v*unit >= 1000 && v*unit <= 1e12) {
+		return 0, fmt.Errorf("a rate is a number of bits a second such as 800k, 50M or 1.5G, at least 1k")
+	}
+	return v * unit, nil
+}
+
+func rateText(mbps float64) string {
+	switch {
+	case mbps >= 1000:
+		return fmt.Sprintf("%.2f Gbit/s", mbps/1000)
+	case mbps >= 10:
+		return fmt.Sprintf("%.0f Mbit/s", mbps)
+	}
+	return fmt.Sprintf("%.2f Mbit/s", mbps)
+}
+
+// printReport writes what was measured for people: a column for each path, and
+// what follows from both.
+func printReport(w io.Writer, r *measure.Report) {
+	fmt.Fprintf(w, "%s %s, %d rounds of %v s for each path, the first %v s of each left out\n", sentence(r.Options), printable(r.Peer), r.Options.Rounds, r.Options.Seconds, r.Options.Skip)
+	var paths []*measure.Figures
+	names := []string{""}
+	for _, p := range []struct {
+		name string
+		f    *measure.Figures
+	}{{measure.Direct, r.Direct}, {measure.Relayed, r.Relayed}} {
+		if p.f != nil {
+			paths, names = append(paths, p.f), append(names, p.name)
+		} else if r.Options.Compare {
+			fmt.Fprintf(w, "%s: not measured\n", p.name)
+		}
+	}
+	if len(paths) > 0 {
+		t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
+		fmt.Fprintln(t, strings.Join(names, "\t"))
+		for _, line := range benchLines {
+			cells := []string{line.name}
+			for _, f := range paths {
+				cells = append(cells, line.value(f))
+			}
+			fmt.Fprintln(t, strings.Join(cells, "\t"))
+		}
+		t.Flush()
+	}
+	if r.Direct != nil && r.Relayed != nil && r.Relayed.Goodput > 0 {
+		fmt.Fprintf(w, "the direct path carries %.1f times what the relayed one does\n", r.Direct.Goodput/r.Relayed.Goodput)
+	}
+	printElsewhere(w, r)
+	for _, round := range r.Rounds {
+		if round.Error != "" {
+			fmt.Fprintf(w, "a %s round failed: %s\n", round.Path, printable(round.Error))
+		}
+	}
+	if r.Verdict != "" {
+		fmt.Fprintln(w, printable(r.Verdict))
+	}
+	if r.Remedy != "" {
+		fmt.Fprintf(w, "  try: %s\n", printable(r.Remedy))
+	}
+}
+
+func sentence(o measure.Options) string {
+	what := "one stream"
+	if o.Streams > 1 {
+		what = fmt.Sprintf("%d streams", o.Streams)
+	}
+	if o.UDPMbps > 0 {
+		what = "datagrams at " + rateText(o.UDPMbps)
+	}
+	return what + map[string]string{"send": " to", "receive": " from", "both": " each way with"}[o.Direction]
+}
+
+var benchLines = []struct {
+	name  string
+	value func(*measure.Figures) string
+}{
+	{"goodput, median", func(f *measure.Figures) string { return rateText(f.Goodput) }},
+	{"  of the rounds", func(f *measure.Figures) string {
+		return rateText(f.GoodputSpread[0]) + " to " + rateText(f.GoodputSpread[1])
+	}},
+	{"rtt idle, p50 / p99", func(f *measure.Figures) string { return millisPair(f.RTT50, f.RTT99) }},
+	{"rtt loaded, p50 / p99", func(f *measure.Figures) string { return millisPair(f.LoadedRTT50, f.LoadedRTT99) }},
+	{"jitter", func(f *measure.Figures) string { return known(f.Jitter, millis) }},
+	{"loss", func(f *measure.Figures) string {
+		return known(f.Loss, func(v float64) string { return fmt.Sprintf("%.3g %%", v*100) })
+	}},
+	{"largest datagram", func(f *measure.Figures) string {
+		return known(f.MTU, func(n int) string { return fmt.Sprint(n, " bytes") })
+	}},
+	{"CPU here, per GB", func(f *measure.Figures) string {
+		return known(f.CPUPerGB, func(v float64) string { return fmt.Sprintf("%.2f s", v) })
+	}},
+	{"socket drops", func(f *measure.Figures) string {
+		return known(f.SocketDrops, func(n uint64) string { return fmt.Sprint(n) })
+	}},
+	{"payload", func(f *measure.Figures) string { return bytesText(f.PayloadBytes) }},
+	{"relay, in + out", func(f *measure.Figures) string {
+		if f.RelayBytesIn == nil || f.RelayBytesOut == nil || f.PayloadBytes == 0 {
+			return "-"
+		}
+		sum := *f.RelayBytesIn + *f.RelayBytesOut
+		return fmt.Sprintf("%s + %s, %.2f times the payload", bytesText(*f.RelayBytesIn), bytesText(*f.RelayBytesOut), float64(sum)/float64(f.PayloadBytes))
+	}},
+}
+
+// printElsewhere tells what crossed the path that was not being measured.
+func printElsewhere(w io.Writer, r *measure.Report) {
+	if !r.Options.Compare || r.Direct == nil || r.Relayed == nil {
+		return
+	}
+	var sum measure.Classes
+	for _, round := range r.Rounds {
+		e := round.Elsewhere
+		sum.Payload, sum.Fragments, sum.Replays, sum.Probes = sum.Payload+e.Payload, sum.Fragments+e.Fragments, sum.Replays+e.Replays, sum.Probes+e.Probes
+	}
+	if other := sum.Payload + sum.Fragments + sum.Replays; other > 0 {
+		fmt.Fprintf(w, "the path that was not measured carried %s of payload meanwhile, which spoils the comparison\n", bytesText(other))
+		return
+	}
+	fmt.Fprintf(w, "only probes crossed the path that was not measured: %s\n", bytesText(sum.Probes))
+}
+
+func known[T any](v *T, text func(T) string) string {
+	if v == nil {
+		return "not known"
+	}
+	return text(*v)
+}
+
+func millisPair(a, b *float64) string {
+	if a == nil || b == nil {
+		return "not known"
+	}
+	return millis(*a) + " / " + millis(*b)
+}
+
+func bytesText(n uint64) string {
+	switch {
+	case n >= 1e9:
+		return fmt.Sprintf("%.2f GB", float64(n)/1e9)
+	case n >= 1e6:
+		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
+	case n >= 1e3:
+		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
+	}
+	return fmt.Sprint(n, " bytes")
+}
