@@ -117,9 +117,11 @@ type Conn struct {
 	done    chan struct{} // closed by Close
 	wg      sync.WaitGroup
 
-	// The data path: no lock but the ring's.
+	// The data path: no locks but the outbox's and the ring's.
 	ended    atomic.Bool
 	route    atomic.Pointer[route]
+	out      outbox
+	sent     chan struct{} // closed when sendAll has returned
 	ring     replayRing
 	fragment atomic.Uint32 // number of the next datagram to be split
 	queue    chan inbound
@@ -170,6 +172,7 @@ func New(cfg Config) (*Conn, error) {
 		remote:   virtualAddr(!cfg.Initiator),
 		options:  options,
 		done:     make(chan struct{}),
+		sent:     make(chan struct{}),
 		queue:    make(chan inbound, inboundQueue),
 		kick:     make(chan struct{}, 1),
 		changes:  make(chan Change, 256),
@@ -181,8 +184,10 @@ func New(cfg Config) (*Conn, error) {
 		moved:    make(chan struct{}),
 	}
 	c.in.init(c)
+	c.out.init()
 	c.wg.Go(c.keepTime)
 	c.wg.Go(c.report)
+	c.wg.Go(c.sendAll)
 	return c, nil
 }
 
@@ -401,17 +406,20 @@ func (c *Conn) tell(ch Change) {
 	}
 }
 
-// Close ends everything and waits for it. The order: no new carriers and no
-// more writes, then the readers of the carriers and of QUIC are told, then the
-// goroutines are waited for, and only then what they used is let go.
+// Close ends everything and waits for it. The order: no more writes, and those
+// that wait (QUIC's farewell) are sent; no new carriers; then the readers of the
+// carriers and of QUIC are told, then the goroutines are waited for, and only
+// then what they used is let go.
 func (c *Conn) Close() error {
+	c.ended.Store(true)
+	c.out.end()
+	<-c.sent
 	var carriers map[Carrier]*carrier
 	c.update(func(now time.Duration) {
 		if c.closed {
 			return
 		}
 		c.closed = true
-		c.ended.Store(true)
 		carriers = maps.Clone(c.carriers)
 		for _, k := range carriers {
 			c.engine.removeCarrier(now, k.id, "closed")

@@ -24,6 +24,7 @@ func TestSuspectIsDoubled(t *testing.T) {
 		d := datagram(1200, 0)
 		before := s.relayB.sentPayload()
 		s.b.WriteTo(d, nil)
+		synctest.Wait()
 		if s.relayB.sentPayload() != before {
 			t.Error("doubled while nothing is wrong")
 		}
@@ -33,6 +34,7 @@ func TestSuspectIsDoubled(t *testing.T) {
 		}
 		direct, relayed := s.directB.sentPayload(), s.relayB.sentPayload()
 		s.b.WriteTo(d, nil)
+		synctest.Wait()
 		if n := s.directB.sentPayload() - direct; n != len(d) {
 			t.Errorf("%d bytes over the suspect path", n)
 		}
@@ -321,6 +323,7 @@ func TestOwnNetworkRefuses(t *testing.T) {
 		if err := a.write(batch, 1440); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		if p, _ := a.Active(); p.Size != 1280 {
 			t.Errorf("size %d after the first write", p.Size)
 		}
@@ -345,6 +348,7 @@ func TestOwnNetworkRefuses(t *testing.T) {
 		if err := a.write(batch, 1440); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait()
 		if l := a.Losses(); l.Sends == 0 {
 			t.Errorf("losses %+v", l)
 		}

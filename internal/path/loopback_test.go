@@ -121,7 +121,8 @@ func TestQUICOverSockets(t *testing.T) {
 	}
 }
 
-// TestPlainPacketConn is the way QUIC goes where there are no batches.
+// TestPlainPacketConn is the way QUIC goes where it knows no batches: what it
+// writes one by one still leaves together.
 func TestPlainPacketConn(t *testing.T) {
 	a, b, sa, _ := loopback(t, true)
 	q := connect(t, plain{a}, plain{b}, a.PeerAddr())
@@ -129,7 +130,7 @@ func TestPlainPacketConn(t *testing.T) {
 	send(t, q.server, q.client, 1<<20, 0).wait(t)
 	sa.mu.Lock()
 	defer sa.mu.Unlock()
-	if sa.longest != 1 {
-		t.Errorf("%d datagrams in one send", sa.longest)
+	if sa.longest < 2 {
+		t.Error("each datagram left by itself")
 	}
 }

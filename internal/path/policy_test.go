@@ -119,6 +119,7 @@ func TestConsentExpires(t *testing.T) {
 			if err := a.write(datagram(1200, salt), 1200); err != nil {
 				t.Fatal(err)
 			}
+			synctest.Wait()
 			return sa.sentPayload() != before
 		}
 		time.Sleep(consentFor - 2*time.Second)

@@ -151,6 +151,7 @@ func TestWriteMsgUDPKeepsBatches(t *testing.T) {
 		if n != len(batch) || oobn != len(oob) || err != nil {
 			t.Fatalf("%d, %d, %v", n, oobn, err)
 		}
+		synctest.Wait()
 		if sa.sends != 1 || sa.longest != 6 {
 			t.Errorf("%d sends, %d datagrams", sa.sends, sa.longest)
 		}

@@ -16,9 +16,8 @@ func (c *Conn) WriteTo(b []byte, _ net.Addr) (int, error) {
 	return len(b), nil
 }
 
-// write sends datagrams of seg bytes (the last may be shorter) where payload
-// goes now. What cannot be sent is lost, as packets are: only the Conn's own
-// end is an error.
+// write leaves datagrams of seg bytes (the last may be shorter) to the sender.
+// Only the Conn's own end is an error.
 func (c *Conn) write(b []byte, seg int) error {
 	if c.ended.Load() {
 		return net.ErrClosed
@@ -26,18 +25,32 @@ func (c *Conn) write(b []byte, seg int) error {
 	if len(b) == 0 || seg <= 0 {
 		return nil
 	}
+	return c.out.put(b, seg)
+}
+
+// sendAll sends what is written, until the end.
+func (c *Conn) sendAll() {
+	defer close(c.sent)
+	for t := c.out.take(); t != nil; t = c.out.take() {
+		c.send(t.b, t.seg)
+		outboxBatches.Put(t)
+	}
+}
+
+// send sends datagrams where payload goes now. What cannot be sent is lost, as
+// packets are.
+func (c *Conn) send(b []byte, seg int) {
 	now := c.now()
 	c.ring.put(now, b, seg)
 	r := c.route.Load()
 	if r == nil || !r.primary.consents(now) {
 		c.lost.noPath.Add(1)
-		return nil
+		return
 	}
 	r.primary.send(b, seg, &r.primary.out.Payload)
 	if r.duplicate != nil && r.duplicate.consents(now) {
 		r.duplicate.send(b, seg, &r.duplicate.out.Payload)
 	}
-	return nil
 }
 
 // consents reports whether the far end has said lately that it wants payload
