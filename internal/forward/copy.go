@@ -11,10 +11,18 @@ import (
 	"github.com/p2pagent/p2pagent/internal/session"
 )
 
-// copyBuffer is what one direction of one connection holds, also while idle.
-const copyBuffer = 64 << 10
+// What one direction of one connection holds: little while it is idle or slow,
+// much while its reads fill what there is.
+const (
+	smallBuffer = 16 << 10
+	largeBuffer = 256 << 10
+)
 
-var buffers = sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}
+var small, large = bufferPool(smallBuffer), bufferPool(largeBuffer)
+
+func bufferPool(size int) *sync.Pool {
+	return &sync.Pool{New: func() any { b := make([]byte, size); return &b }}
+}
 
 // A Stream is the far half of a forwarded connection; *session.Stream is one.
 type Stream interface {
@@ -74,8 +82,9 @@ func splice(ctx context.Context, near Near, far Stream) (Totals, error) {
 
 // pump copies until a clean end, counting.
 func pump(dst io.Writer, src io.Reader, count *atomic.Int64) error {
-	buf := buffers.Get().(*[]byte)
-	defer buffers.Put(buf)
+	pool := small
+	buf := pool.Get().(*[]byte)
+	defer func() { pool.Put(buf) }()
 	for {
 		n, err := src.Read(*buf)
 		if n > 0 {
@@ -90,7 +99,20 @@ func pump(dst io.Writer, src io.Reader, count *atomic.Int64) error {
 		if err != nil {
 			return err
 		}
+		if next := bufferFor(n, len(*buf)); next != pool {
+			pool.Put(buf)
+			pool, buf = next, next.Get().(*[]byte)
+		}
 	}
+}
+
+// bufferFor is where the next buffer comes from, after a read of n bytes into
+// one of size.
+func bufferFor(n, size int) *sync.Pool {
+	if n == size || n >= smallBuffer {
+		return large
+	}
+	return small
 }
 
 // abort closes a TCP connection so that its program sees a reset and not an
