@@ -5,7 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"net"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/session"
 )
 
 const (
@@ -61,7 +64,7 @@ func Run(ctx context.Context, link Link, self End, plan Plan) (*Report, error) {
 	if err != nil {
 		return nil, fmt.Errorf("begin to measure: %w", err)
 	}
-	c.self, c.peer = self, *res.Hello
+	c.self, c.peer = self, res.Hello.introduced()
 	err = c.run(ctx)
 	link.Hold("") // the peer lets go with the control stream
 	c.summarize()
@@ -73,6 +76,7 @@ type client struct {
 	link    Link
 	plan    Plan
 	control Stream
+	lost    error // why nothing more can be asked or measured
 	began   time.Time
 	self    End
 	peer    End
@@ -89,19 +93,29 @@ type pair struct {
 	mine, their *half
 }
 
-// ask sends one request and waits for its answer.
+// ask sends one request and waits for its answer. After an error that is not
+// the peer's answer there are no further requests: a late answer would be taken
+// for that to the next one.
 func (c *client) ask(ctx context.Context, req request) (*response, error) {
+	if c.lost != nil {
+		return nil, c.lost
+	}
 	wait := 2 * drainFor
 	if c.plan.Seconds > 0 {
 		wait += seconds(c.plan.Seconds)
 	}
 	c.control.SetDeadline(time.Now().Add(wait))
-	if err := writeFrame(c.control, req); err != nil {
-		return nil, c.why(ctx, err)
+	if ctx.Err() != nil { // Run's own deadline came before this one
+		return nil, context.Cause(ctx)
 	}
 	var res response
-	if err := readFrame(c.control, &res); err != nil {
-		return nil, c.why(ctx, err)
+	err := writeFrame(c.control, req)
+	if err == nil {
+		err = readFrame(c.control, &res)
+	}
+	if err != nil {
+		c.lost = c.why(ctx, fmt.Errorf("ask the peer: %w", err))
+		return nil, c.lost
 	}
 	if res.Error != "" {
 		return nil, fmt.Errorf("the peer says: %q", clip(res.Error))
@@ -114,6 +128,14 @@ func (c *client) why(ctx context.Context, err error) error {
 		return context.Cause(ctx)
 	}
 	return err
+}
+
+// ended is why nothing more can be measured, nil while it can.
+func (c *client) ended(ctx context.Context) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return c.lost
 }
 
 // run measures the paths in turn, so that what changes meanwhile hits all of
@@ -130,8 +152,8 @@ func (c *client) run(ctx context.Context) error {
 	var there []string
 	for _, kind := range paths {
 		err := c.hold(ctx, kind, c.plan.Wait)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		if err := c.ended(ctx); err != nil {
+			return err
 		}
 		if err != nil {
 			missing = errors.Join(missing, err)
@@ -170,7 +192,11 @@ func (c *client) inUse(ctx context.Context) string {
 
 // hold has both sides send over a kind of path, and waits until they do.
 func (c *client) hold(ctx context.Context, kind string, within time.Duration) error {
-	if err := c.link.Hold(kind); err != nil {
+	switch err := c.link.Hold(kind); {
+	case errors.Is(err, net.ErrClosed):
+		c.lost = fmt.Errorf("%s path: %w", kind, err)
+		return c.lost
+	case err != nil:
 		return fmt.Errorf("%s path: %w: %w", kind, ErrNotMeasured, err)
 	}
 	if _, err := c.ask(ctx, request{Hold: &kind}); err != nil {
@@ -210,8 +236,8 @@ func pause(ctx context.Context, d time.Duration) error {
 func (c *client) measure(ctx context.Context, kind string, total int) error {
 	for try := 1; ; try++ {
 		r, p, err := c.round(ctx, kind, total)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
+		if err := c.ended(ctx); err != nil {
+			return err
 		}
 		if err == nil && p.spoiled() {
 			err = errors.New("the path in use changed meanwhile")
@@ -247,15 +273,17 @@ func (c *client) round(ctx context.Context, kind string, total int) (r Round, p 
 		return r, p, c.why(ctx, err)
 	}
 	defer pings.CloseWrite()
+	defer context.AfterFunc(ctx, func() { pings.Reset(session.CodeShutdown) })()
 	if r.RTTs, err = ping(ctx, pings, idlePings, idleEvery); err != nil {
 		return r, p, fmt.Errorf("ping: %w", c.why(ctx, err))
 	}
 
+	relay := countRelay(ctx, c.link, spec)
 	r.Start = time.Since(c.began).Seconds()
 	if _, err := c.ask(ctx, request{Start: &spec}); err != nil {
 		return r, p, err
 	}
-	s := begin(ctx, c.link, spec, spec.Send, spec.Receive)
+	s := begin(ctx, c.link, spec, spec.Send, spec.Receive, relay)
 	if spec.UDPMbps == 0 {
 		c.open(ctx, s)
 	}
@@ -280,7 +308,7 @@ func (c *client) round(ctx context.Context, kind string, total int) (r Round, p 
 	if res.Half == nil {
 		return r, p, errors.New("the peer reported nothing")
 	}
-	if err := res.Half.check(); err != nil {
+	if err := res.Half.check(s.wrote.Load()); err != nil {
 		return r, p, fmt.Errorf("the peer reported %w", err)
 	}
 	p = pair{spec: spec, mine: mine, their: res.Half}
@@ -302,6 +330,7 @@ func (c *client) open(ctx context.Context, s *side) {
 
 func (c *client) openOne(ctx context.Context, s *side, target string, move func(Stream)) {
 	if !s.join() {
+		s.fail(errors.New("the round was over before its streams were open"))
 		return
 	}
 	st, err := c.link.Open(ctx, target+s.spec.ID)

@@ -28,14 +28,15 @@
 // A round has a start, which each side takes from its own clock: when it
 // answers or reads the answer to "start". Payload is sent for its seconds;
 // what arrived in them, less what is skipped at the beginning, is what counts.
-// The end of payload is the end of its stream, so that nothing is left on the
-// way when the next round begins.
+// The end of payload is the end of its stream, and the taking side ends it in
+// answer, so that nothing is left on the way when the next round begins.
 //
 // With datagrams (RFC 9221), each has the sequence number (8 bytes), its
 // sender's clock in nanoseconds (8 bytes), and zeros.
 //
 // The other side is authenticated and not trusted: what it asks for is
-// bounded, and what it reports is checked to be numbers.
+// bounded, and what it reports is checked to be numbers, and no more payload
+// than was sent to it.
 //
 // # Where to begin
 //

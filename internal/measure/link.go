@@ -32,7 +32,9 @@ type Link interface {
 	SendDatagram(b []byte) error
 	ReceiveDatagrams(ctx context.Context, handle func([]byte)) error
 
-	// Hold keeps this side's payload on paths of a kind; "" lets it go.
+	// Hold keeps this side's payload on paths of a kind; "" lets it go. It fails
+	// with net.ErrClosed when the link is gone, and where this side may not use
+	// that kind.
 	Hold(kind string) error
 
 	// Look reads counters.

@@ -2,6 +2,7 @@ package measure
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -31,6 +32,7 @@ type side struct {
 	spec    roundSpec
 	link    Link
 	start   time.Time
+	relay   relayCount // before it
 	sends   bool
 	takes   bool
 	ctx     context.Context // the round's life
@@ -50,18 +52,33 @@ type side struct {
 	half half // watch's, until watched
 }
 
-// begin starts a side's clock. finish must be called.
-func begin(ctx context.Context, link Link, spec roundSpec, sends, takes bool) *side {
+// A relayCount is what the relay of a side counted so far.
+type relayCount struct {
+	in, out uint64
+	known   bool
+}
+
+// countRelay asks the relay of a side about a round over it. That may take a
+// while, so it comes before the clock starts and before payload flows.
+func countRelay(ctx context.Context, link Link, spec roundSpec) (c relayCount) {
+	if spec.Path == Relayed {
+		c.in, c.out, c.known = link.RelayTraffic(ctx)
+	}
+	return c
+}
+
+// begin starts a side's clock. finish or abandon must be called.
+func begin(ctx context.Context, link Link, spec roundSpec, sends, takes bool, relay relayCount) *side {
 	ctx, cancel := context.WithTimeout(ctx, spec.span()+2*drainFor)
 	s := &side{
-		spec: spec, link: link, start: time.Now(), sends: sends, takes: takes,
+		spec: spec, link: link, start: time.Now(), relay: relay, sends: sends, takes: takes,
 		ctx: ctx, cancel: cancel, watched: make(chan struct{}),
 	}
 	s.meter.init(spec)
-	go s.watch(ctx)
 	if spec.UDPMbps > 0 {
 		s.runDatagrams(ctx)
 	}
+	go s.watch(ctx)
 	return s
 }
 
@@ -70,15 +87,15 @@ func begin(ctx context.Context, link Link, spec roundSpec, sends, takes bool) *s
 func (s *side) watch(ctx context.Context) {
 	defer close(s.watched)
 	h := &s.half
-	in, out, known := s.link.RelayTraffic(ctx)
 	s.count(ctx, h)
 
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
-	s.streams.Wait() // they have deadlines; the relay counts what is on its way
-	if in2, out2, ok := s.link.RelayTraffic(ctx); ok && known && in2 >= in && out2 >= out {
-		h.RelayIn, h.RelayOut, h.RelayKnown = in2-in, out2-out, true
+	s.streams.Wait() // they have deadlines; the relay has then seen all that was on its way
+	before, after := s.relay, countRelay(ctx, s.link, s.spec)
+	if before.known && after.known && after.in >= before.in && after.out >= before.out {
+		h.RelayIn, h.RelayOut, h.RelayKnown = after.in-before.in, after.out-before.out, true
 	}
 }
 
@@ -131,8 +148,9 @@ func (s *side) fail(err error) {
 	}
 }
 
-// send writes payload until the round is over, and ends the stream. Called
-// after join.
+// send writes payload until the round is over, ends the stream, and waits for
+// the other side's end, which says that all of it has arrived. Called after
+// join.
 func (s *side) send(st Stream) {
 	defer s.streams.Done()
 	end := s.start.Add(s.spec.span())
@@ -146,12 +164,30 @@ func (s *side) send(st Stream) {
 			return
 		}
 	}
-	if err := st.CloseWrite(); err != nil {
+	err := st.CloseWrite()
+	if err == nil {
+		err = awaitEnd(st)
+	}
+	if err != nil {
 		s.fail(fmt.Errorf("send: %w", err))
+		st.Reset(session.CodeReset)
 	}
 }
 
-// take reads payload until its end. Called after join.
+// awaitEnd waits for the end of a stream on which nothing comes back.
+func awaitEnd(st Stream) error {
+	var b [1]byte
+	switch n, err := st.Read(b[:]); {
+	case n > 0:
+		return errors.New("payload from the side that takes it")
+	case err == io.EOF:
+		return nil
+	default:
+		return err
+	}
+}
+
+// take reads payload until its end, and ends the stream. Called after join.
 func (s *side) take(st Stream) {
 	defer s.streams.Done()
 	defer s.bound(st)()
@@ -162,6 +198,9 @@ func (s *side) take(st Stream) {
 		s.meter.add(time.Since(s.start), n)
 		switch {
 		case err == io.EOF:
+			if err := st.CloseWrite(); err != nil {
+				s.fail(fmt.Errorf("receive: %w", err))
+			}
 			return
 		case err != nil:
 			s.fail(fmt.Errorf("receive: %w", err))

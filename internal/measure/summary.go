@@ -23,8 +23,8 @@ func (p *pair) fill(r *Round) {
 	r.Seconds = p.spec.Seconds - p.spec.Skip
 	r.Bytes = p.counted()
 	r.Goodput = megabits(r.Bytes, r.Seconds)
-	for i := range max(len(p.mine.Intervals), len(p.their.Intervals)) {
-		r.Intervals = append(r.Intervals, megabits(at(p.mine.Intervals, i)+at(p.their.Intervals, i), interval.Seconds()))
+	for i, n := range p.mine.Intervals { // one for each of the round's, if nothing arrived too
+		r.Intervals = append(r.Intervals, megabits(n+at(p.their.Intervals, i), interval.Seconds()))
 	}
 	r.CPUPerGB = per(p.mine.CPU, float64(r.Bytes)/1e9)
 	r.Loss = p.loss()

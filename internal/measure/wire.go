@@ -6,9 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Targets of streams.
@@ -105,17 +105,53 @@ type half struct {
 	RSS *uint64 `json:"rss,omitempty"`
 }
 
+// maxBytes is more than any counter of a link can honestly have reached.
+const maxBytes = 1 << 50
+
 // check refuses what no honest side reports and arithmetic could trip over.
-func (h *half) check() error {
+// wrote is the payload that this side sent to it.
+func (h *half) check(wrote uint64) error {
 	switch {
-	case math.IsNaN(h.CPU) || math.IsInf(h.CPU, 0) || h.JitterMS != nil && !(*h.JitterMS >= 0 && *h.JitterMS < 1e9):
+	case !(h.CPU >= -1 && h.CPU < 1e9), h.JitterMS != nil && !(*h.JitterMS >= 0 && *h.JitterMS < 1e9):
 		return errors.New("numbers that are none")
+	case h.Received > wrote || wrote > maxBytes:
+		return fmt.Errorf("%d bytes received of %d that were sent", h.Received, wrote)
+	case h.Counted > h.Received:
+		return fmt.Errorf("%d of %d bytes counted", h.Counted, h.Received)
 	case len(h.Intervals) > int(MaxSeconds*10):
 		return fmt.Errorf("%d intervals", len(h.Intervals))
-	case h.Counted > h.Received || h.Received > 1<<50:
-		return fmt.Errorf("%d of %d bytes counted", h.Counted, h.Received)
+	case h.RelayIn > maxBytes || h.RelayOut > maxBytes:
+		return fmt.Errorf("%d and %d bytes on the relay", h.RelayIn, h.RelayOut)
+	}
+	left := h.Received
+	for _, n := range h.Intervals {
+		if n > left {
+			return errors.New("more bytes in the intervals than received")
+		}
+		left -= n
+	}
+	return errors.Join(h.Before.check(), h.After.check())
+}
+
+func (l *Look) check() error {
+	if len(l.Out) > 8 {
+		return fmt.Errorf("%d kinds of path", len(l.Out))
+	}
+	for _, c := range l.Out {
+		if max(c.Payload, c.Fragments, c.Replays, c.Probes) > maxBytes {
+			return fmt.Errorf("%d bytes on one path", max(c.Payload, c.Fragments, c.Replays, c.Probes))
+		}
 	}
 	return nil
+}
+
+// introduced is what is taken from the other side's word about itself: texts,
+// and no figures.
+func (e *End) introduced() End {
+	m := e.Machine
+	return End{Name: clip(e.Name), Version: clip(e.Version), Machine: Machine{
+		OS: clip(m.OS), Arch: clip(m.Arch), CPUs: max(0, m.CPUs), CPU: clip(m.CPU), Kernel: clip(m.Kernel),
+	}}
 }
 
 func writeFrame(w io.Writer, v any) error {
@@ -149,8 +185,15 @@ func readFrame(r io.Reader, v any) error {
 	return nil
 }
 
-// clip shortens the other side's text.
+// clip is the other side's text, shortened and without what could steer a
+// terminal.
 func clip(s string) string {
 	const most = 200
-	return strings.ToValidUTF8(s[:min(len(s), most)], "")
+	printable := func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return -1
+		}
+		return r
+	}
+	return strings.Map(printable, strings.ToValidUTF8(s[:min(len(s), most)], ""))
 }
