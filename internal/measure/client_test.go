@@ -1,0 +1,549 @@
+package measure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/session"
+)
+
+// both are a good direct path and a poorer relayed one.
+func both() map[string]*line {
+	return map[string]*line{
+		Direct:  {mbps: 80, delay: 5 * time.Millisecond, mtu: 1452},
+		Relayed: {mbps: 20, delay: 20 * time.Millisecond, mtu: 1380},
+	}
+}
+
+func relayedOnly() map[string]*line {
+	lines := both()
+	delete(lines, Direct)
+	return lines
+}
+
+// short is a plan that shows everything in little time.
+func short() Plan {
+	return Plan{
+		Options: Options{Seconds: 0.5, Skip: 0.1, Rounds: 1, Streams: 1, Direction: "send"},
+		Wait:    2 * time.Second,
+	}
+}
+
+var alice = End{Name: "alice", Version: "v1", Machine: Machine{OS: "linux", CPUs: 2}}
+
+// near reports whether v is within a tenth of want.
+func near(v, want float64) bool { return math.Abs(v-want) <= want/10 }
+
+// wellFormed fails where a report says what cannot be.
+func wellFormed(t *testing.T, r *Report) {
+	t.Helper()
+	for i, round := range r.Rounds {
+		if round.Error != "" {
+			t.Errorf("round %d: %s", i, round.Error)
+		}
+		if len(round.Intervals) == 0 || len(round.RTTs) != idlePings || len(round.LoadedRTTs) == 0 {
+			t.Errorf("round %d: %d intervals, %d and %d pings", i, len(round.Intervals), len(round.RTTs), len(round.LoadedRTTs))
+		}
+		if round.Bytes == 0 || !near(round.Goodput, megabits(round.Bytes, round.Seconds)) {
+			t.Errorf("round %d: %d bytes in %v s are not %v Mbit/s", i, round.Bytes, round.Seconds, round.Goodput)
+		}
+		if e := round.Elsewhere; e.Payload+e.Fragments+e.Replays > 0 {
+			t.Errorf("round %d: %+v crossed the other path", i, e)
+		}
+		if !near(float64(round.Here.Payload), float64(round.Bytes)) && round.Loss != nil && *round.Loss == 0 {
+			t.Errorf("round %d: %d bytes counted, %d on the path", i, round.Bytes, round.Here.Payload)
+		}
+		if round.CPUPerGB == nil && round.Bytes > 0 {
+			t.Errorf("round %d: no CPU time", i)
+		}
+	}
+}
+
+func TestCompare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, both())
+		plan := short()
+		plan.Compare, plan.Rounds = true, 3
+		r, err := Run(t.Context(), n.a, alice, plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wellFormed(t, r)
+		var order []string
+		for _, round := range r.Rounds {
+			order = append(order, round.Path)
+		}
+		if want := []string{Direct, Relayed, Direct, Relayed, Direct, Relayed}; !slices.Equal(order, want) {
+			t.Errorf("rounds of %v, want them in turn", order)
+		}
+		for i := 1; i < len(r.Rounds); i++ {
+			if last := r.Rounds[i-1]; r.Rounds[i].Start < last.Start+0.5 {
+				t.Errorf("round %d begins at %v, the last one at %v", i, r.Rounds[i].Start, last.Start)
+			}
+		}
+		if !near(r.Direct.Goodput, 80) || !near(r.Relayed.Goodput, 20) {
+			t.Errorf("%v and %v Mbit/s, want about 80 and 20", r.Direct.Goodput, r.Relayed.Goodput)
+		}
+		if !near(*r.Direct.RTT50, 10) || !near(*r.Relayed.RTT50, 40) {
+			t.Errorf("round trips of %v and %v ms, want about 10 and 40", *r.Direct.RTT50, *r.Relayed.RTT50)
+		}
+		if *r.Direct.MTU != 1452 || *r.Relayed.MTU != 1380 {
+			t.Errorf("MTU %d and %d", *r.Direct.MTU, *r.Relayed.MTU)
+		}
+		if r.Sender.Name != "alice" || r.Receiver.Name != "bob" || r.Receiver.Machine.CPUs != 3 {
+			t.Errorf("from %+v to %+v", r.Sender, r.Receiver)
+		}
+		if r.Sender.CPUDirect == nil || r.Sender.CPURelayed == nil || r.Receiver.CPUDirect == nil {
+			t.Error("no CPU time of the ends")
+		}
+		time.Sleep(time.Second)
+		if held := n.held(); held != [2]string{} {
+			t.Errorf("still held on %q", held)
+		}
+		if open := n.open(); open > 0 {
+			t.Errorf("%d streams are open after all", open)
+		}
+	})
+}
+
+// What is on its way at the end of a round is payload that the relay still has
+// to carry: its counters are read before the first byte and after the last.
+func TestRelayCountsAllPayload(t *testing.T) {
+	for _, direction := range []string{"send", "receive", "both"} {
+		for _, owner := range []string{"alice", "bob"} {
+			t.Run(direction+" over a relay of "+owner, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) { relayCountsAllPayload(t, direction, owner) })
+			})
+		}
+	}
+}
+
+func relayCountsAllPayload(t *testing.T, direction, owner string) {
+	lines := relayedOnly()
+	lines[Relayed].delay = 300 * time.Millisecond
+	n := newNetwork(t, lines)
+	n.relayLeg = 250 * time.Millisecond
+	if owner == "alice" {
+		n.relay = n.a
+	}
+	plan := short()
+	plan.Path, plan.Direction = Relayed, direction
+	r, err := Run(t.Context(), n.a, alice, plan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := r.Relayed
+	if f.PayloadBytes == 0 || *f.RelayBytesIn < f.PayloadBytes || !near(float64(*f.RelayBytesIn), float64(f.PayloadBytes)) {
+		t.Errorf("%d bytes of payload, %d into the relay", f.PayloadBytes, *f.RelayBytesIn)
+	}
+}
+
+func TestDirectionsAndStreams(t *testing.T) {
+	for _, tt := range []struct {
+		direction string
+		streams   int
+		goodput   float64
+		sender    string
+	}{
+		{"send", 1, 80, "alice"},
+		{"send", 8, 80, "alice"},
+		{"receive", 1, 80, "bob"},
+		{"receive", 8, 80, "bob"},
+		{"both", 1, 160, "alice"},
+		{"both", 4, 160, "alice"},
+	} {
+		t.Run(fmt.Sprintf("%s -P %d", tt.direction, tt.streams), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, both())
+				plan := short()
+				plan.Direction, plan.Streams, plan.Path = tt.direction, tt.streams, Direct
+				r, err := Run(t.Context(), n.a, alice, plan)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wellFormed(t, r)
+				if !near(r.Direct.Goodput, tt.goodput) {
+					t.Errorf("%v Mbit/s, want about %v", r.Direct.Goodput, tt.goodput)
+				}
+				if r.Relayed != nil {
+					t.Error("figures of a path that nobody asked for")
+				}
+				if r.Sender.Name != tt.sender {
+					t.Errorf("sender is %q, want %q", r.Sender.Name, tt.sender)
+				}
+				time.Sleep(time.Second)
+				if open := n.open(); open > 0 {
+					t.Errorf("%d streams are open after all", open)
+				}
+			})
+		})
+	}
+}
+
+func TestPathInUse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, relayedOnly())
+		n.a.settled = true
+		r, err := Run(t.Context(), n.a, alice, short())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Direct != nil || r.Relayed == nil || r.Rounds[0].Path != Relayed {
+			t.Errorf("direct %v, relayed %v: want the path in use", r.Direct, r.Relayed)
+		}
+	})
+}
+
+func TestDatagrams(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		direction string
+		mbps      float64
+		lose      int
+		most      int
+		loss      float64
+		goodput   float64
+	}{
+		{"all arrive", "send", 10, 0, 1200, 0, 10},
+		{"one in four is lost", "send", 10, 4, 1200, 0.25, 7.5},
+		{"received", "receive", 10, 4, 1200, 0.25, 7.5},
+		{"both ways", "both", 10, 5, 1200, 0.2, 16},
+		{"small packets", "send", 10, 0, 550, 0, 5}, // the rate is of whole datagrams
+		{"more than the line takes", "send", 1000, 0, 1200, 0, 80},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				lines := both()
+				lines[Direct].lose = tt.lose
+				n := newNetwork(t, lines)
+				n.a.maxDatagram, n.b.maxDatagram = tt.most, tt.most
+				plan := short()
+				plan.UDPMbps, plan.Direction, plan.Path = tt.mbps, tt.direction, Direct
+				r, err := Run(t.Context(), n.a, alice, plan)
+				if err != nil {
+					t.Fatal(err)
+				}
+				wellFormed(t, r)
+				if !near(r.Direct.Goodput, tt.goodput) {
+					t.Errorf("%v Mbit/s, want about %v", r.Direct.Goodput, tt.goodput)
+				}
+				if r.Direct.Loss == nil || math.Abs(*r.Direct.Loss-tt.loss) > 0.01 {
+					t.Errorf("loss %v, want %v", show(r.Direct.Loss), tt.loss)
+				}
+				if r.Direct.Jitter == nil || *r.Direct.Jitter > 5 {
+					t.Errorf("jitter of %v ms", show(r.Direct.Jitter))
+				}
+			})
+		})
+	}
+}
+
+func show(v *float64) string {
+	if v == nil {
+		return "none"
+	}
+	return fmt.Sprint(*v)
+}
+
+func TestNoDirectPath(t *testing.T) {
+	for _, settled := range []bool{true, false} {
+		t.Run(fmt.Sprintf("settled %v", settled), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, relayedOnly())
+				n.a.settled = settled
+				plan := short()
+				plan.Compare, plan.Rounds, plan.Wait = true, 2, 20*time.Second
+				began := time.Now()
+				r, err := Run(t.Context(), n.a, alice, plan)
+				if !errors.Is(err, ErrNotMeasured) || !strings.Contains(fmt.Sprint(err), "direct path") {
+					t.Fatalf("got %v, want that the direct path was not measured", err)
+				}
+				if r.Direct != nil || r.Relayed == nil || len(r.Rounds) != 2 {
+					t.Fatalf("direct %v, relayed %v, %d rounds", r.Direct, r.Relayed, len(r.Rounds))
+				}
+				if !near(r.Relayed.Goodput, 20) || r.Verdict != "relayed: no direct path" || r.Remedy != "open a port" {
+					t.Errorf("%v Mbit/s, %q, %q", r.Relayed.Goodput, r.Verdict, r.Remedy)
+				}
+				if took := time.Since(began); settled && took > 10*time.Second {
+					t.Errorf("took %v, with a verdict from the start", took)
+				}
+			})
+		})
+	}
+}
+
+func TestForbiddenPath(t *testing.T) {
+	for _, side := range []string{"measuring", "other"} {
+		t.Run(side, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, both())
+				n.a.forbidden = Relayed
+				if side == "other" {
+					n.a.forbidden, n.b.forbidden = "", Relayed
+				}
+				plan := short()
+				plan.Compare = true
+				r, err := Run(t.Context(), n.a, alice, plan)
+				if !errors.Is(err, ErrNotMeasured) || !strings.Contains(fmt.Sprint(err), "not permitted") {
+					t.Errorf("got %v, want that the relayed path is not permitted", err)
+				}
+				if r.Direct == nil || r.Relayed != nil {
+					t.Errorf("direct %v, relayed %v", r.Direct, r.Relayed)
+				}
+			})
+		})
+	}
+}
+
+// A path that goes away in the middle spoils a round, and is not measured in
+// the next; the other one's figures stay.
+func TestPathLostMidRound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, both())
+		plan := short()
+		plan.Compare, plan.Seconds = true, 2
+		time.AfterFunc(1500*time.Millisecond, func() { n.drop(Direct) })
+		r, err := Run(t.Context(), n.a, alice, plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(r.Rounds) != 2 || r.Rounds[0].Error == "" || r.Direct != nil {
+			t.Errorf("direct figures %v from rounds %+v", r.Direct, r.Rounds)
+		}
+		if r.Relayed == nil || !near(r.Relayed.Goodput, 20) {
+			t.Errorf("relayed figures %+v", r.Relayed)
+		}
+	})
+}
+
+func TestCancelled(t *testing.T) {
+	why := errors.New("the user has seen enough")
+	for _, tt := range []struct {
+		name   string
+		silent bool // the peer says nothing more meanwhile
+		udp    float64
+	}{{"streams", false, 0}, {"datagrams", false, 10}, {"streams, silent peer", true, 0}, {"datagrams, silent peer", true, 10}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, both())
+				plan := short()
+				plan.Compare, plan.Rounds, plan.Seconds, plan.UDPMbps = true, 2, 5, tt.udp
+				ctx, cancel := context.WithCancelCause(t.Context())
+				time.AfterFunc(15*time.Second, func() {
+					if tt.silent {
+						n.hush()
+					}
+				})
+				time.AfterFunc(16*time.Second, func() { cancel(why) })
+				began := time.Now()
+				r, err := Run(ctx, n.a, alice, plan)
+				if !errors.Is(err, why) {
+					t.Errorf("got %v, want %v", err, why)
+				}
+				if took := time.Since(began); took > 16100*time.Millisecond {
+					t.Errorf("took %v to end after 16 s", took)
+				}
+				if len(r.Rounds) != 2 || r.Direct == nil || r.Relayed == nil {
+					t.Errorf("%d rounds, direct %v, relayed %v: want what was measured before", len(r.Rounds), r.Direct, r.Relayed)
+				}
+				n.end(errGone)
+			})
+		})
+	}
+}
+
+// A peer that vanishes ends the measurement; the rounds before it are told.
+func TestPeerVanishes(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		vanish func(*network)
+		within time.Duration
+	}{
+		{"the session ends", func(n *network) { n.end(errGone) }, 100 * time.Millisecond},
+		{"silence", (*network).hush, time.Minute},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, both())
+				plan := short()
+				plan.Compare, plan.Rounds, plan.Seconds = true, 5, 5
+				time.AfterFunc(16*time.Second, func() { tt.vanish(n) })
+				began := time.Now()
+				r, err := Run(t.Context(), n.a, alice, plan)
+				if err == nil || errors.Is(err, ErrNotMeasured) {
+					t.Errorf("got %v, want the reason", err)
+				}
+				if took := time.Since(began) - 16*time.Second; took > tt.within {
+					t.Errorf("noticed after %v, want %v at most", took, tt.within)
+				}
+				if len(r.Rounds) != 2 || r.Direct == nil || r.Relayed == nil {
+					t.Errorf("%d rounds, direct %v, relayed %v: want what was measured before", len(r.Rounds), r.Direct, r.Relayed)
+				}
+				n.end(errGone)
+			})
+		})
+	}
+}
+
+func TestNotBegun(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		serve func(ctx context.Context, target string, st Accepting)
+		want  string
+	}{
+		{"refused", func(_ context.Context, _ string, st Accepting) { st.Refuse(session.CodeUnsupported, "too old") }, "too old"},
+		{"no hello", func(_ context.Context, _ string, st Accepting) {
+			readFrame(st, new(request))
+			writeFrame(st, response{})
+		}, "did not say hello"},
+		{"not a frame", func(_ context.Context, _ string, st Accepting) { st.Write([]byte("HTTP/1.1 400 Bad Request")) }, "frame of"},
+		{"not JSON", func(_ context.Context, _ string, st Accepting) { st.Write([]byte{0, 0, 0, 2, '{', '"'}) }, "frame: "},
+		{"an error", func(_ context.Context, _ string, st Accepting) {
+			readFrame(st, new(request))
+			writeFrame(st, response{Error: strings.Repeat("no ", 1000)})
+		}, "the peer says"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, both())
+				n.b.serve = tt.serve
+				r, err := Run(t.Context(), n.a, alice, short())
+				if r != nil || err == nil || !strings.Contains(err.Error(), tt.want) || len(err.Error()) > 500 {
+					t.Errorf("report %v, error %v, want %q", r, err, tt.want)
+				}
+				n.end(errGone)
+			})
+		})
+	}
+}
+
+// What a peer reports is not believed where it cannot be.
+func TestHostileReports(t *testing.T) {
+	huge := Classes{Payload: math.MaxUint64}
+	for name, tamper := range map[string]func(*half){
+		"more than was sent":      func(h *half) { h.Received = 1 << 49; h.Counted = 1 << 48 },
+		"more counted than came":  func(h *half) { h.Counted = h.Received + 1 },
+		"many intervals":          func(h *half) { h.Intervals = make([]uint64, 10_000) },
+		"intervals that overflow": func(h *half) { h.Intervals = []uint64{math.MaxUint64, math.MaxUint64} },
+		"CPU time":                func(h *half) { h.CPU = 1e300 },
+		"jitter":                  func(h *half) { v := -1.0; h.JitterMS = &v },
+		"relay":                   func(h *half) { h.RelayKnown, h.RelayIn = true, math.MaxUint64 },
+		"counters":                func(h *half) { h.After.Out = map[string]Classes{Relayed: huge} },
+		"kinds of path": func(h *half) {
+			for i := range 1000 {
+				h.After.Out[fmt.Sprint(i)] = Classes{}
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, both())
+				n.b.tampered(func(res *response) {
+					if res.Half != nil {
+						tamper(res.Half)
+					}
+				})
+				plan := short()
+				plan.Path = Direct
+				r, err := Run(t.Context(), n.a, alice, plan)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if len(r.Rounds) != 1 || !strings.Contains(r.Rounds[0].Error, "the peer reported") || r.Direct != nil {
+					t.Errorf("direct %v, rounds %+v", r.Direct, r.Rounds)
+				}
+			})
+		})
+	}
+}
+
+func TestHostileIntroduction(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, both())
+		n.b.tampered(func(res *response) {
+			if res.Hello != nil {
+				one, drops := 1.0, uint64(1)
+				res.Hello = &End{
+					Name: "\x1b[2Jbob\u202e\n" + strings.Repeat("x", 5000), Version: "v\x00", CPUDirect: &one, SocketDrops: &drops,
+					Machine: Machine{CPU: strings.Repeat("\u00e4", 5000), CPUs: -5},
+				}
+			}
+		})
+		plan := short()
+		plan.Path = Relayed
+		r, err := Run(t.Context(), n.a, alice, plan)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e := r.Receiver
+		if !strings.HasPrefix(e.Name, "[2Jbobxxx") || len(e.Name) > 200 || e.Version != "v" || len(e.Machine.CPU) > 200 || e.Machine.CPUs != 0 {
+			t.Errorf("taken from the peer: %+v", e)
+		}
+		if e.CPUDirect != nil || *e.SocketDrops != 0 {
+			t.Errorf("figures from the peer's hello: %+v", e)
+		}
+	})
+}
+
+// tampered answers requests as a server would, and then not quite.
+func (t *twin) tampered(tamper func(*response)) {
+	honest := t.serve
+	t.serve = func(ctx context.Context, target string, st Accepting) {
+		if target != targetControl {
+			honest(ctx, target, st)
+			return
+		}
+		defer t.server.stopRound()
+		for {
+			var req request
+			if readFrame(st, &req) != nil {
+				st.CloseWrite()
+				return
+			}
+			res, err := t.server.answer(ctx, &req)
+			if err != nil {
+				res.Error = err.Error()
+			}
+			tamper(&res)
+			writeFrame(st, res)
+		}
+	}
+}
+
+func TestProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, both())
+		var mu sync.Mutex
+		rates := map[string][]float64{}
+		var last Progress
+		plan := short()
+		plan.Compare, plan.Seconds = true, 3
+		plan.Progress = func(p Progress) {
+			mu.Lock()
+			defer mu.Unlock()
+			rates[p.Path] = append(rates[p.Path], p.Mbps)
+			last = p
+		}
+		if _, err := Run(t.Context(), n.a, alice, plan); err != nil {
+			t.Fatal(err)
+		}
+		if kinds := slices.Sorted(maps.Keys(rates)); !slices.Equal(kinds, []string{Direct, Relayed}) {
+			t.Fatalf("progress of %v", kinds)
+		}
+		if len(rates[Direct]) < 2 || !near(rates[Direct][1], 80) {
+			t.Errorf("progress of %v Mbit/s, want about 80 each second", rates[Direct])
+		}
+		if last.Round != 2 || last.Rounds != 2 || last.Remaining > time.Second {
+			t.Errorf("ends with %+v", last)
+		}
+	})
+}
