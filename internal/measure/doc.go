@@ -41,5 +41,6 @@
 // # Where to begin
 //
 // client.go runs a measurement, serve.go answers one; round.go is what both
-// sides do in a round. result.go is what comes out, report.go draws it.
+// sides do in a round. result.go is what comes out; report.go makes a page of
+// it, plots.go its pictures, and report.html says how they look.
 package measure
