@@ -16,8 +16,14 @@ const (
 	// path is there.
 	holdWithin = 5 * time.Second
 
+	// streamWithin is how long the peer may take to allow a stream.
+	streamWithin = 10 * time.Second
+
 	// settle is how long what is on its way may use the path it was sent over.
 	settle = 150 * time.Millisecond
+
+	// endWithin is how long the peer may take to end a measurement.
+	endWithin = 2 * time.Second
 
 	pollEvery = 20 * time.Millisecond
 )
@@ -46,13 +52,13 @@ type Plan struct {
 // Run measures a link. The report is whole as far as it goes, whatever the
 // error: [ErrNotMeasured] for a path that is not there, or why it ended early.
 func Run(ctx context.Context, link Link, self End, plan Plan) (*Report, error) {
-	st, err := link.Open(ctx, targetControl)
+	st, err := openWithin(ctx, link, targetControl, streamWithin)
 	if err != nil {
 		return nil, fmt.Errorf("begin to measure: %w", err)
 	}
-	defer st.CloseWrite()
 	defer context.AfterFunc(ctx, func() { st.SetDeadline(time.Now()) })()
 	c := &client{link: link, plan: plan, control: st, began: time.Now()}
+	defer c.end(ctx)
 	c.report = &Report{
 		Rounds: []Round{}, Time: c.began.UTC().Truncate(time.Second), Options: plan.Options,
 		Machine: self.Machine, Version: self.Version,
@@ -69,6 +75,23 @@ func Run(ctx context.Context, link Link, self End, plan Plan) (*Report, error) {
 	link.Hold("") // the peer lets go with the control stream
 	c.summarize()
 	return c.report, err
+}
+
+// openWithin opens a stream, which takes until the peer allows one more.
+func openWithin(ctx context.Context, link Link, target string, within time.Duration) (Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
+	defer cancel()
+	return link.Open(ctx, target)
+}
+
+// end ends the control stream, and waits until the peer is free for the next
+// measurement.
+func (c *client) end(ctx context.Context) {
+	c.control.CloseWrite()
+	c.control.SetDeadline(time.Now().Add(endWithin))
+	if c.lost == nil && ctx.Err() == nil {
+		awaitEnd(c.control) // whatever it is, this measurement is over
+	}
 }
 
 // A client is one measurement from its measuring side.
@@ -268,7 +291,7 @@ func (c *client) round(ctx context.Context, kind string, total int) (r Round, p 
 		ID: rand.Text()[:16], Path: kind, Seconds: o.Seconds, Skip: o.Skip, Streams: o.Streams, UDPMbps: o.UDPMbps,
 		Send: o.Direction != "receive", Receive: o.Direction != "send",
 	}
-	pings, err := c.link.Open(ctx, targetEcho)
+	pings, err := openWithin(ctx, c.link, targetEcho, streamWithin)
 	if err != nil {
 		return r, p, c.why(ctx, err)
 	}
@@ -333,7 +356,7 @@ func (c *client) openOne(ctx context.Context, s *side, target string, move func(
 		s.fail(errors.New("the round was over before its streams were open"))
 		return
 	}
-	st, err := c.link.Open(ctx, target+s.spec.ID)
+	st, err := openWithin(ctx, c.link, target+s.spec.ID, time.Until(s.start.Add(s.spec.span())))
 	if err != nil {
 		s.fail(err)
 		s.streams.Done()

@@ -203,6 +203,18 @@ func TestPathInUse(t *testing.T) {
 	})
 }
 
+// The peer is free for the next measurement when one has returned.
+func TestOneAfterTheOther(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, both())
+		for i := range 3 {
+			if _, err := Run(t.Context(), n.a, alice, short()); err != nil {
+				t.Errorf("measurement %d: %v", i+1, err)
+			}
+		}
+	})
+}
+
 func TestDatagrams(t *testing.T) {
 	for _, tt := range []struct {
 		name      string

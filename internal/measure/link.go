@@ -25,7 +25,7 @@ type Stream interface {
 
 // A Link is one side of what is measured.
 type Link interface {
-	// Open opens a stream of the kind measure.
+	// Open opens a stream of the kind measure; ctx bounds no more than that.
 	Open(ctx context.Context, target string) (Stream, error)
 
 	// SendDatagram and ReceiveDatagrams are as of a session.

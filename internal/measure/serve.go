@@ -73,7 +73,7 @@ func (s *Server) payload(id string, st Accepting, move func(*side, Stream)) {
 	move(r, st)
 }
 
-// control answers requests until the measuring side ends.
+// control answers one measuring side at a time.
 func (s *Server) control(ctx context.Context, st Accepting) {
 	s.mu.Lock()
 	busy := s.busy
@@ -83,34 +83,37 @@ func (s *Server) control(ctx context.Context, st Accepting) {
 		st.Refuse(session.CodeLimit, "another measurement of this link is running")
 		return
 	}
-	defer func() {
-		s.stopRound()
-		s.link.Hold("") // fails when the link is gone, and nothing is held then
-		s.mu.Lock()
-		s.busy = false
-		s.mu.Unlock()
-	}()
+	end := s.converse(ctx, st)
+	s.stopRound()
+	s.link.Hold("") // fails when the link is gone, and nothing is held then
+	s.mu.Lock()
+	s.busy = false
+	s.mu.Unlock()
+	end() // the measuring side may begin anew
+}
+
+// converse answers requests until the measuring side ends, and returns how to
+// end the stream.
+func (s *Server) converse(ctx context.Context, st Accepting) (end func()) {
+	reset := func(c session.Code) func() { return func() { st.Reset(c) } }
 	if st.Accept() != nil {
-		return
+		return reset(session.CodeReset)
 	}
 	for {
 		var req request
 		st.SetDeadline(time.Now().Add(requestWithin))
-		if err := readFrame(st, &req); err != nil {
-			if errors.Is(err, io.EOF) {
-				st.CloseWrite()
-			} else {
-				st.Reset(session.CodeProtocol)
-			}
-			return
+		switch err := readFrame(st, &req); {
+		case errors.Is(err, io.EOF):
+			return func() { st.CloseWrite() }
+		case err != nil:
+			return reset(session.CodeProtocol)
 		}
 		res, err := s.answer(ctx, &req)
 		if err != nil {
 			res = response{Error: err.Error()}
 		}
 		if err := writeFrame(st, res); err != nil {
-			st.Reset(session.CodeReset)
-			return
+			return reset(session.CodeReset)
 		}
 	}
 }

@@ -263,6 +263,34 @@ func TestServerEnds(t *testing.T) {
 	})
 }
 
+// A peer that allows no further streams costs a round, or the measurement, and
+// no more time than these.
+func TestPeerAllowsNoStreams(t *testing.T) {
+	for target, want := range map[string]string{
+		targetControl: "begin to measure", targetEcho: "deadline", targetSend: "deadline", targetReceive: "deadline",
+	} {
+		t.Run(target, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, both())
+				n.a.denied = target
+				plan := short()
+				plan.Path, plan.Direction = Direct, "both"
+				began := time.Now()
+				r, err := Run(t.Context(), n.a, alice, plan)
+				if took := time.Since(began); took > 30*time.Second {
+					t.Errorf("took %v", took)
+				}
+				if r != nil && len(r.Rounds) == 1 {
+					err = errors.Join(err, errors.New(r.Rounds[0].Error))
+				}
+				if err == nil || !strings.Contains(err.Error(), want) {
+					t.Errorf("report %+v, error %v, want %q", r, err, want)
+				}
+			})
+		})
+	}
+}
+
 func TestPayloadWhereNoneBelongs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t, both())

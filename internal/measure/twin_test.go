@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -88,6 +89,7 @@ type twin struct {
 	datagrams   chan []byte
 	maxDatagram int
 	forbidden   string // kind of path
+	denied      string // target of streams that the peer does not allow
 
 	// Guarded by net.mu.
 	held    string
@@ -146,6 +148,9 @@ func (t *twin) transmit(n int) (left, arrives time.Time, ok bool) {
 }
 
 func (t *twin) Open(ctx context.Context, target string) (Stream, error) {
+	if ctx.Err() == nil && t.denied != "" && strings.HasPrefix(target, t.denied) {
+		<-ctx.Done() // the peer allows no further stream
+	}
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
