@@ -233,7 +233,7 @@ func (s *Server) openAllocation(c *relayConn, m *stunmsg.Message, now time.Time)
 	if code, err := s.engine.allocate(c, a.lifetime, now); code != 0 || err != nil {
 		return engineRefusal(code, err)
 	}
-	s.running.Go(c.serve)
+	s.loops.Read(c.sock, peerHandler{c}) // fails when everything is ending, which ends c too
 	return a
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,12 +31,12 @@ type Server struct {
 	ledger    *ledger
 	seats     *seats
 	engine    *engine
+	loops     *udpsock.Loops // read all UDP sockets
 	udp       []*udpGuard
 	streams   []*streamGuard
 
 	count    counters
 	draining atomic.Bool
-	running  sync.WaitGroup // readers of relayed addresses
 	close    sync.Once
 
 	eventMu sync.Mutex
@@ -67,6 +68,10 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		server: s, budget: newBudget(cfg.Limits.BindingPerSecond, cfg.Limits.BindingPerSecondTotal),
 	}
 	if s.engine, err = newEngine(); err != nil {
+		return nil, err
+	}
+	if s.loops, err = udpsock.NewLoops(runtime.GOMAXPROCS(0), cfg.Portable); err != nil {
+		s.Close()
 		return nil, err
 	}
 	if err := s.listen(); err != nil {
@@ -118,14 +123,28 @@ func (s *Server) listenUDP() error {
 	return nil
 }
 
+// openUDP opens one address. That of TURN has a socket for each core; they are
+// one listener, so that a client's allocation is found whichever its datagrams
+// come to.
 func (s *Server) openUDP(addr netip.AddrPort, at stunAddr) (*udpGuard, error) {
-	sock, err := udpsock.Listen(udpsock.Config{Network: "udp4", Addr: addr, Raw: true, Portable: s.cfg.Portable})
+	cfg := udpsock.Config{Network: "udp4", Addr: addr, Raw: true, Portable: s.cfg.Portable}
+	turn := at == stunAddr{}
+	var socks []*udpsock.Socket
+	var err error
+	if turn {
+		socks, err = s.loops.ListenEach(cfg)
+	} else {
+		socks = make([]*udpsock.Socket, 1)
+		socks[0], err = s.loops.Listen(cfg)
+	}
 	if err != nil {
 		return nil, listenError("udp", addr, err)
 	}
-	g := &udpGuard{server: s, listener: s.nextListener(), sock: sock, at: at, turn: at == stunAddr{}}
-	s.udp = append(s.udp, g)
-	return g, nil
+	listener := s.nextListener()
+	for _, sock := range socks {
+		s.udp = append(s.udp, &udpGuard{server: s, listener: listener, sock: sock, at: at, turn: turn})
+	}
+	return s.udp[len(s.udp)-1], nil
 }
 
 func (s *Server) listenStreams() error {
@@ -195,7 +214,10 @@ func (s *Server) StreamAddr(transport string) netip.AddrPort {
 func (s *Server) Serve(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	for _, g := range s.udp {
-		group.Go(func() error { return s.serveUDP(ctx, g) })
+		if err := s.loops.Read(g.sock, g); err != nil && !errors.Is(err, net.ErrClosed) {
+			s.Close()
+			return fmt.Errorf("serve udp %v: %w", g.sock.LocalAddr(), err)
+		}
 	}
 	for _, g := range s.streams {
 		group.Go(func() error { return g.serve(ctx) })
@@ -206,16 +228,8 @@ func (s *Server) Serve(ctx context.Context) error {
 		return nil
 	})
 	err := group.Wait()
-	s.running.Wait()
+	<-s.ledger.empty() // pion closes what it has in a goroutine of its own
 	return err
-}
-
-func (s *Server) serveUDP(ctx context.Context, g *udpGuard) error {
-	err := g.sock.Serve(ctx, g)
-	if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return fmt.Errorf("serve udp %v: %w", g.sock.LocalAddr(), err)
 }
 
 // Drain refuses new allocations and new connections, and waits until no
@@ -233,12 +247,16 @@ func (s *Server) Drain(ctx context.Context) error {
 	}
 }
 
-// Close closes the listeners, so that nothing new comes, and then the engine,
-// which ends the allocations and their sockets.
+// Close closes the listeners, so that nothing new comes, then the engine, which
+// ends the allocations and their sockets, and then waits for what is being
+// read, which may need the engine until then.
 func (s *Server) Close() error {
 	s.close.Do(func() {
 		s.closeListeners()
 		s.engine.close()
+		if s.loops != nil {
+			s.loops.Close()
+		}
 	})
 	return nil
 }

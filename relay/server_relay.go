@@ -1,7 +1,6 @@
 package relay
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -150,7 +149,7 @@ func (c *relayConn) listenPair(now time.Time) (token [8]byte, err error) {
 }
 
 func (c *relayConn) open(port uint16) error {
-	sock, err := udpsock.Listen(udpsock.Config{
+	sock, err := c.server.loops.Listen(udpsock.Config{
 		Network: "udp4", Addr: netip.AddrPortFrom(c.server.cfg.LocalIP, port),
 		Raw: true, BufferBytes: relayBufferBytes, Portable: c.server.cfg.Portable,
 	})
@@ -161,9 +160,6 @@ func (c *relayConn) open(port uint16) error {
 	c.relayed = netip.AddrPortFrom(c.server.cfg.PublicIP, port)
 	return nil
 }
-
-// serve reads the socket until the conn is closed.
-func (c *relayConn) serve() { c.sock.Serve(context.Background(), peerHandler{c}) }
 
 // peerHandler is the udpsock.Handler of the relayed address.
 type peerHandler struct{ *relayConn }

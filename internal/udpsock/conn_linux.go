@@ -32,12 +32,9 @@ func newPlatformConn(udp *net.UDPConn, network string, rc syscall.RawConn) conn 
 	if network == "udp6" {
 		c.ttlLevel, c.ttlType = unix.IPPROTO_IPV6, unix.IPV6_HOPLIMIT
 	}
-	// None of these is needed to work; an old kernel simply has no offload.
 	rc.Control(func(fd uintptr) {
-		_, err := unix.GetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_SEGMENT)
-		c.gso = err == nil
-		c.gro = unix.SetsockoptInt(int(fd), unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
-		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1)
+		c.gso, c.gro = setOffload(int(fd))
+		unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_RXQ_OVFL, 1) // not needed to work
 	})
 	return c
 }

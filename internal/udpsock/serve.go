@@ -109,40 +109,47 @@ type reader struct {
 
 // once does one read and hands on what it returned.
 func (r *reader) once() error {
-	c := &r.s.counts
 	n, seg, src, err := r.s.conn.read(r.p.buf[:])
 	if err != nil {
 		return err
 	}
-	c.reads.Add(1)
-	c.rxPackets.Add(uint64(max(1, count(n, seg))))
-	c.rxBytes.Add(uint64(n))
-	if n == 0 {
-		c.malformed.Add(1)
-		return nil
-	}
-
 	r.p.set(n, seg, canonical(src))
-	if !r.s.raw {
-		r.p.Data = takeSTUN(r.p.Data, r.p.Seg, r.stun)
+	r.s.counts.reads.Add(1)
+	r.s.received(r.p)
+	if r.s.handOn(r.p, r.h) {
+		r.p = getPacket()
 	}
-	if len(r.p.Data) == 0 {
-		return nil
-	}
-	p := r.p
-	r.p = getPacket()
-	r.h.HandleData(p)
 	return nil
 }
 
-// stun hands one message from the current Packet on.
-func (r *reader) stun(b []byte) {
+// received counts what a read returned.
+func (s *Socket) received(p *Packet) {
+	s.counts.rxPackets.Add(uint64(max(1, p.Count())))
+	s.counts.rxBytes.Add(uint64(len(p.Data)))
+	if len(p.Data) == 0 {
+		s.counts.malformed.Add(1)
+	}
+}
+
+// handOn gives h what is in p. It tells whether h has taken p.
+func (s *Socket) handOn(p *Packet, h Handler) (taken bool) {
+	if !s.raw {
+		p.Data = takeSTUN(p.Data, p.Seg, func(b []byte) { s.handOnSTUN(b, p.Src, h) })
+	}
+	if len(p.Data) == 0 {
+		return false
+	}
+	h.HandleData(p)
+	return true
+}
+
+func (s *Socket) handOnSTUN(b []byte, src netip.AddrPort, h Handler) {
 	if err := stunmsg.Check(b, stunmsg.AsPeer); err != nil {
-		r.s.counts.malformed.Add(1)
+		s.counts.malformed.Add(1)
 		return
 	}
-	if r.s.answer(b, r.p.Src) {
+	if s.answer(b, src) {
 		return
 	}
-	r.h.HandleSTUN(b, r.p.Src)
+	h.HandleSTUN(b, src)
 }

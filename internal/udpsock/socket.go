@@ -99,11 +99,15 @@ func Listen(c Config) (*Socket, error) {
 	s, err := open(c, udp)
 	if err != nil {
 		udp.Close()
-		return nil, fmt.Errorf("listen %s %v: %w", c.Network, c.Addr, err)
+		return nil, listenError(c, err)
 	}
 	gso, gro := s.Offload()
 	c.Trace.Emit(trace.SocketOpened{Network: s.network, Local: s.local, GSO: gso, GRO: gro})
 	return s, nil
+}
+
+func listenError(c Config, err error) error {
+	return fmt.Errorf("listen %s %v: %w", c.Network, c.Addr, err)
 }
 
 func open(c Config, udp *net.UDPConn) (*Socket, error) {
@@ -111,18 +115,21 @@ func open(c Config, udp *net.UDPConn) (*Socket, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := setFragmentation(rc, c.Network, c.DontFragment); err != nil {
+	if err := setOptions(c, udp, rc); err != nil {
 		return nil, err
 	}
+	s := newSocket(c, newConn(c, udp, rc))
+	s.local = canonical(udp.LocalAddr().(*net.UDPAddr).AddrPort())
+	return s, nil
+}
+
+func setOptions(c Config, udp *net.UDPConn, rc syscall.RawConn) error {
 	size := c.BufferBytes
 	if size == 0 {
 		size = DefaultBufferBytes
 	}
 	setBuffers(udp, rc, size)
-
-	s := newSocket(c, newConn(c, udp, rc))
-	s.local = canonical(udp.LocalAddr().(*net.UDPAddr).AddrPort())
-	return s, nil
+	return setFragmentation(rc, c.Network, c.DontFragment)
 }
 
 func newConn(c Config, udp *net.UDPConn, rc syscall.RawConn) conn {

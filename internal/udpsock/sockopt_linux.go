@@ -29,15 +29,23 @@ func setFragmentation(rc syscall.RawConn, network string, dontFragment bool) err
 
 // setBuffers asks for buffers beyond what the system allows to everybody,
 // which root gets, and else for what it allows.
-func setBuffers(udp *net.UDPConn, rc syscall.RawConn, size int) {
-	set := func(force int, usual func(int) error) {
-		err := control(rc, func(fd int) error { return unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) })
-		if err != nil {
-			usual(size)
+func setBuffers(_ *net.UDPConn, rc syscall.RawConn, size int) {
+	set := func(fd, force, usual int) {
+		if unix.SetsockoptInt(fd, unix.SOL_SOCKET, force, size) != nil {
+			unix.SetsockoptInt(fd, unix.SOL_SOCKET, usual, size)
 		}
 	}
-	set(unix.SO_RCVBUFFORCE, udp.SetReadBuffer)
-	set(unix.SO_SNDBUFFORCE, udp.SetWriteBuffer)
+	control(rc, func(fd int) error {
+		set(fd, unix.SO_RCVBUFFORCE, unix.SO_RCVBUF)
+		set(fd, unix.SO_SNDBUFFORCE, unix.SO_SNDBUF)
+		return nil
+	})
+}
+
+// setOffload turns on what the kernel has. None of it is needed to work.
+func setOffload(fd int) (gso, gro bool) {
+	_, err := unix.GetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_SEGMENT)
+	return err == nil, unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 }
 
 func control(rc syscall.RawConn, f func(fd int) error) error {
