@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime"
 	"runtime/debug"
 	"syscall"
 
@@ -28,6 +29,7 @@ const (
 var errUsage = errors.New("usage")
 
 func main() {
+	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1) // the relay reads with all but one
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	os.Exit(run(os.Args[1:], environment{signals: signals, getenv: os.Getenv, stdout: os.Stdout, stderr: os.Stderr}))
