@@ -178,30 +178,30 @@ func afterFailure(kind dutyKind, err error, now time.Time, at deadline) nextStep
 // that they do not have; so when there is no answer but the server is there, and
 // still there is none, the allocation is gone.
 func (a *Allocation) refresh(ctx context.Context) error {
-	err := a.refreshOnce(ctx)
+	_, err := a.refreshOnce(ctx)
 	if !errors.Is(err, ErrNoAnswer) || a.binding(ctx) != nil {
 		return err
 	}
-	if err = a.refreshOnce(ctx); errors.Is(err, ErrNoAnswer) && ctx.Err() == nil && !a.ended() {
+	if _, err = a.refreshOnce(ctx); errors.Is(err, ErrNoAnswer) && ctx.Err() == nil && !a.ended() {
 		return &RequestError{What: "refresh", Server: a.cfg.name(), Err: fmt.Errorf("%w: the server answers, but not to this", ErrGone)}
 	}
 	return err
 }
 
-func (a *Allocation) refreshOnce(ctx context.Context) error {
+func (a *Allocation) refreshOnce(ctx context.Context) (*stunmsg.Message, error) {
 	m, err := a.request(ctx, "refresh", "", stunmsg.MethodRefresh, func(b *stunmsg.Builder) { b.Lifetime(a.life) })
 	if err != nil {
-		return err
+		return nil, err
 	}
 	life, ok := m.Lifetime()
 	if !ok {
 		life = a.life
 	}
 	if life == 0 {
-		return &RequestError{What: "refresh", Server: a.cfg.name(), Err: fmt.Errorf("%w: the server granted no more time", ErrGone)}
+		return nil, &RequestError{What: "refresh", Server: a.cfg.name(), Err: fmt.Errorf("%w: the server granted no more time", ErrGone)}
 	}
 	a.duties.add(duty{kind: keepAllocation}, time.Now(), a.cfg.times.refresh, life)
-	return nil
+	return m, nil
 }
 
 // binding asks the server for a sign of life, which needs no allocation.

@@ -18,13 +18,36 @@ type Stats struct {
 	Dropped          DropCount `json:"dropped"`      // what was not relayed or not answered, by reason
 }
 
-// LegStats counts payload only, without ChannelData headers and indications,
-// when it was handed to the kernel (or to the other allocation).
+// LegStats counts payload only, without ChannelData headers and indications. In
+// are what came with a channel or a permission, out what was handed to the
+// kernel (or to the other allocation); the difference was dropped. The first
+// four are those out, by their older names.
 type LegStats struct {
 	ClientToPeerBytes   int64 `json:"client_to_peer_bytes"`
 	ClientToPeerPackets int64 `json:"client_to_peer_packets"`
 	PeerToClientBytes   int64 `json:"peer_to_client_bytes"`
 	PeerToClientPackets int64 `json:"peer_to_client_packets"`
+
+	FromClientBytes   int64 `json:"from_client_bytes"` // in
+	FromClientPackets int64 `json:"from_client_packets"`
+	ToPeerBytes       int64 `json:"to_peer_bytes"` // out
+	ToPeerPackets     int64 `json:"to_peer_packets"`
+	FromPeerBytes     int64 `json:"from_peer_bytes"` // in
+	FromPeerPackets   int64 `json:"from_peer_packets"`
+	ToClientBytes     int64 `json:"to_client_bytes"` // out
+	ToClientPackets   int64 `json:"to_client_packets"`
+}
+
+func (t *traffic) stats() LegStats {
+	s := LegStats{
+		FromClientBytes: t.fromClient.bytes.Load(), FromClientPackets: t.fromClient.packets.Load(),
+		ToPeerBytes: t.toPeer.bytes.Load(), ToPeerPackets: t.toPeer.packets.Load(),
+		FromPeerBytes: t.fromPeer.bytes.Load(), FromPeerPackets: t.fromPeer.packets.Load(),
+		ToClientBytes: t.toClient.bytes.Load(), ToClientPackets: t.toClient.packets.Load(),
+	}
+	s.ClientToPeerBytes, s.ClientToPeerPackets = s.ToPeerBytes, s.ToPeerPackets
+	s.PeerToClientBytes, s.PeerToClientPackets = s.ToClientBytes, s.ToClientPackets
+	return s
 }
 
 // CodeCount counts STUN error responses by code.
@@ -33,7 +56,9 @@ type CodeCount map[int]int64
 // DropCount counts by reason, in words.
 type DropCount map[string]int64
 
-// A leg counts one direction of one allocation, or of all.
+// A traffic counts the payload of one allocation, or of all.
+type traffic struct{ fromClient, toPeer, fromPeer, toClient leg }
+
 type leg struct{ bytes, packets atomic.Int64 }
 
 func (l *leg) add(bytes, packets int) {
@@ -51,7 +76,7 @@ const (
 	dropNoChannel                      // a channel that is not bound
 	dropNoPermission                   // a peer without permission
 	dropDenied                         // a peer that the policy refuses
-	dropBudget                         // more than the allocation may relay
+	dropBudget                         // more than the session may relay
 	dropSend                           // the kernel refused it
 	dropQueue                          // a client or the relay too slow to take it
 	dropSilenced                       // error answers and Binding answers over the budget
@@ -68,13 +93,12 @@ func (r dropReason) String() string {
 
 // counters are shared by everything a Server runs.
 type counters struct {
-	total        atomic.Int64
-	stun         atomic.Int64
-	denied       atomic.Int64
-	clientToPeer leg
-	peerToClient leg
-	drops        [dropReasons]atomic.Int64
-	codes        [700]atomic.Int64 // STUN error codes are 300 to 699
+	traffic
+	total  atomic.Int64
+	stun   atomic.Int64
+	denied atomic.Int64
+	drops  [dropReasons]atomic.Int64
+	codes  [700]atomic.Int64 // STUN error codes are 300 to 699
 }
 
 func (c *counters) drop(r dropReason, packets int) { c.drops[r].Add(int64(packets)) }
@@ -86,16 +110,11 @@ func (s *Server) Stats() Stats {
 		Allocations:      s.ledger.live(),
 		AllocationsTotal: c.total.Load(),
 		Streams:          s.seats.taken(),
-		Relay: LegStats{
-			ClientToPeerBytes:   c.clientToPeer.bytes.Load(),
-			ClientToPeerPackets: c.clientToPeer.packets.Load(),
-			PeerToClientBytes:   c.peerToClient.bytes.Load(),
-			PeerToClientPackets: c.peerToClient.packets.Load(),
-		},
-		STUN:    c.stun.Load(),
-		Denied:  c.denied.Load(),
-		Refused: CodeCount{},
-		Dropped: DropCount{},
+		Relay:            c.traffic.stats(),
+		STUN:             c.stun.Load(),
+		Denied:           c.denied.Load(),
+		Refused:          CodeCount{},
+		Dropped:          DropCount{},
 	}
 	for code := range c.codes {
 		if n := c.codes[code].Load(); n > 0 {

@@ -8,8 +8,8 @@ import (
 )
 
 // The guard is everything between a listener and pion. A datagram or frame
-// enters here, is checked, and takes one of four ways: Binding requests to the
-// responder, TURN requests to request, Send indications to pion, ChannelData
+// enters here, is checked, and takes one of three ways: Binding requests to the
+// responder, TURN requests to request, data (ChannelData and Send indications)
 // straight to the relayed address.
 
 // udpGuard is the udpsock.Handler of a UDP listener and the sink of its
@@ -84,8 +84,7 @@ func (s *Server) turnRequest(b []byte, h stunmsg.Header, from source) {
 }
 
 // indication takes a Send indication. It is not authenticated (RFC 8656
-// section 11.2); what protects is the permission, which pion looks up, and
-// the policy in toPeer.
+// section 11.2); what protects is the permission, and the policy in toPeer.
 func (s *Server) indication(b []byte, h stunmsg.Header, from source) {
 	if h.Method != stunmsg.MethodSend {
 		s.count.drop(dropUnexpected, 1)
@@ -110,7 +109,8 @@ func (s *Server) indication(b []byte, h stunmsg.Header, from source) {
 		s.count.drop(dropNoPermission, 1)
 		return
 	}
-	s.engine.send(c, b)
+	data, _ := m.Data()
+	c.fromClient(data, len(data), peer)
 }
 
 // channelData relays the ChannelData that data, datagrams of seg bytes, begins
@@ -132,7 +132,7 @@ func (s *Server) channelData(data []byte, seg int, from source) (rest []byte) {
 		s.count.drop(dropNoChannel, n)
 		return run.rest
 	}
-	c.toPeer(run.payload, run.size, peer)
+	c.fromClient(run.payload, run.size, peer)
 	return run.rest
 }
 

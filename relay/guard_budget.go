@@ -13,13 +13,17 @@ type bucket struct {
 	last   time.Time
 }
 
-func (b *bucket) take(n, rate, burst float64, now time.Time) bool {
+func (b *bucket) fill(rate, burst float64, now time.Time) {
 	if b.last.IsZero() {
 		b.tokens = burst
 	} else if d := now.Sub(b.last); d > 0 {
 		b.tokens = min(burst, b.tokens+d.Seconds()*rate)
 	}
 	b.last = now
+}
+
+func (b *bucket) take(n, rate, burst float64, now time.Time) bool {
+	b.fill(rate, burst, now)
 	if b.tokens < n {
 		return false
 	}

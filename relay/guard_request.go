@@ -37,6 +37,7 @@ type answer struct {
 	lifetime    time.Duration
 	hasLifetime bool
 	reservation *[8]byte
+	traffic     *Traffic
 }
 
 func refuse(code int, why string) answer { return answer{code: code, why: why} }
@@ -60,6 +61,9 @@ func (a answer) build(to stunmsg.Header, key []byte) []byte {
 	}
 	if a.reservation != nil {
 		b = b.Attr(stunmsg.AttrReservationToken, a.reservation[:])
+	}
+	if a.traffic != nil {
+		b = b.Attr(attrTraffic, a.traffic.bytes())
 	}
 	return b.Sign(key).Bytes()
 }
@@ -240,7 +244,7 @@ func (s *Server) openAllocation(c *relayConn, m *stunmsg.Message, now time.Time)
 // abandon undoes what was done for an allocation that did not come to be.
 func (c *relayConn) abandon() {
 	c.once.Do(func() {
-		close(c.closed)
+		c.server.sessions.leave(c.user, c.server.now())
 		c.server.ledger.strike(c.from.fiveTuple, c.relayed.Port(), c)
 		if c.sock != nil {
 			c.sock.Close()
@@ -269,7 +273,8 @@ func (s *Server) refresh(m *stunmsg.Message, c *relayConn, now time.Time) answer
 	if code, err := s.engine.refresh(c, d, now); code != 0 || err != nil {
 		return engineRefusal(code, err)
 	}
-	return answer{lifetime: d, hasLifetime: true}
+	t := c.count.total()
+	return answer{lifetime: d, hasLifetime: true, traffic: &t}
 }
 
 // createPermission installs all the permissions asked for, or none.

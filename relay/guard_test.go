@@ -220,23 +220,3 @@ func TestSendErrorsAreLosses(t *testing.T) {
 	p.send(relayed, "and well")
 	c.wantChannel(0x4001, "and well")
 }
-
-func TestByteBudget(t *testing.T) {
-	clk := newClock()
-	frozen := clk.now()
-	cfg := labConfig()
-	cfg.Limits.BytesPerSecond = 1000 // with a burst of 128 KiB
-	cfg.Now = func() time.Time { return frozen }
-	s := startServer(t, cfg)
-	c, p := dialTURN(t, s, "udp", "u"), newPeer(t)
-	relayed := c.allocate()
-	wantCode(t, c.bind(0x4000, p.addr()), 0)
-	kib := string(make([]byte, 1024))
-	for range 128 {
-		c.sendChannel(0x4000, kib)
-		p.want(relayed, kib)
-	}
-	c.sendChannel(0x4000, "one too many")
-	p.send(relayed, "and back")
-	waitFor(t, "both to be dropped", func() bool { return s.count.drops[dropBudget].Load() == 2 })
-}

@@ -30,6 +30,7 @@ type Server struct {
 	responder *Responder
 	ledger    *ledger
 	seats     *seats
+	sessions  sessions
 	engine    *engine
 	loops     *udpsock.Loops // read all UDP sockets
 	udp       []*udpGuard
@@ -63,6 +64,10 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		unproved: newBudget(cfg.Limits.ErrorsPerSecond, cfg.Limits.ErrorsPerSecondTotal),
 		ledger:   newLedger(cfg.Limits),
 		seats:    newSeats(cfg.Limits.StreamsPerIP, cfg.Limits.Streams),
+	}
+	s.sessions = sessions{
+		rate: cfg.Limits.SessionRate, byUser: make(map[string]*session),
+		drop: func(packets int) { s.count.drop(dropBudget, packets) },
 	}
 	s.responder = &Responder{
 		server: s, budget: newBudget(cfg.Limits.BindingPerSecond, cfg.Limits.BindingPerSecondTotal),
@@ -259,6 +264,7 @@ func (s *Server) Close() error {
 		if s.loops != nil {
 			s.loops.Close()
 		}
+		s.sessions.close()
 	})
 	return nil
 }

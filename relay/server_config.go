@@ -73,7 +73,7 @@ type Limits struct {
 	AllocationsPerIP   int           // of one client address; 512, since many may share a NAT
 	Lifetime           time.Duration // longest of an allocation; 1 hour less a second, pion's
 	PeersPerAllocation int           // permissions, and channels; 64
-	BytesPerSecond     int           // of one allocation, both directions; 0: no limit
+	SessionRate        int64         // bits per second of one user, in each direction; 0: no limit
 
 	ErrorsPerSecond       float64 // unauthenticated error answers to one source; 50
 	ErrorsPerSecondTotal  float64 // 2000
@@ -101,7 +101,7 @@ func (l Limits) withDefaults() Limits {
 		AllocationsPerIP:      or(l.AllocationsPerIP, 512),
 		Lifetime:              min(or(l.Lifetime, longest), longest),
 		PeersPerAllocation:    or(l.PeersPerAllocation, 64),
-		BytesPerSecond:        l.BytesPerSecond,
+		SessionRate:           l.SessionRate,
 		ErrorsPerSecond:       or(l.ErrorsPerSecond, 50),
 		ErrorsPerSecondTotal:  or(l.ErrorsPerSecondTotal, 2000),
 		BindingPerSecond:      or(l.BindingPerSecond, 200),

@@ -18,11 +18,10 @@ import (
 )
 
 // An engine is pion/turn's server behind a net.PacketConn in memory. It keeps
-// the allocations, their lifetimes, permissions and channels, and makes Data
-// indications. Its only client is the guard: what pion reads are messages that
-// this package built (or, for Send indications, checked) after it had
-// authenticated and judged the request, so none of the known holes of turn
-// v3.0.3 and stun v2.0.0 can be reached from a network:
+// the allocations, their lifetimes, permissions and channels; data does not pass
+// it. Its only client is the guard: what pion reads are messages that this
+// package built after it had authenticated and judged the request, so none of
+// the known holes of turn v3.0.3 and stun v2.0.0 can be reached from a network:
 //
 //   - a zero-length XOR address ends the process (CVE-2026-54909, also in
 //     stun v2): stunmsg.Check comes first, and control messages are rebuilt
@@ -46,12 +45,9 @@ type engine struct {
 
 	serial atomic.Uint64 // the last client's
 
-	nonceMu sync.Mutex // held while pion is asked; pion takes mu, never this
+	nonceMu sync.Mutex // held while pion is asked
 	nonce   string     // pion's, for the guard's requests
 	renew   time.Time
-
-	mu      sync.Mutex
-	clients map[netip.Addr]*relayConn
 }
 
 const (
@@ -67,8 +63,7 @@ var (
 )
 
 func newEngine() (*engine, error) {
-	e := &engine{clients: make(map[netip.Addr]*relayConn)}
-	e.conn = &engineConn{jobs: make(chan *job), closed: make(chan struct{}), deliver: e.deliver}
+	e := &engine{conn: &engineConn{jobs: make(chan *job), closed: make(chan struct{})}}
 	logs := logging.NewDefaultLoggerFactory()
 	logs.Writer = io.Discard
 	logs.DefaultLogLevel = logging.LogLevelDisabled
@@ -98,28 +93,11 @@ func (e *engine) nextID() netip.Addr {
 	return netip.AddrFrom16(b)
 }
 
-func (e *engine) know(c *relayConn) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.clients[c.id] = c
-}
-
-func (e *engine) forget(id netip.Addr) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.clients, id)
-}
-
 // allocate has pion take over the open relay socket of c.
 func (e *engine) allocate(c *relayConn, lifetime time.Duration, now time.Time) (code int, err error) {
-	e.know(c)
-	code, err = e.request(c, now, func(b *stunmsg.Builder) *stunmsg.Builder {
+	return e.request(c, now, func(b *stunmsg.Builder) *stunmsg.Builder {
 		return b.RequestedTransport(protocolUDP).Lifetime(lifetime)
 	}, stunmsg.MethodAllocate)
-	if code != 0 || err != nil {
-		e.forget(c.id)
-	}
-	return code, err
 }
 
 func (e *engine) refresh(c *relayConn, lifetime time.Duration, now time.Time) (code int, err error) {
@@ -141,11 +119,6 @@ func (e *engine) bind(c *relayConn, number uint16, peer netip.AddrPort, now time
 	return e.request(c, now, func(b *stunmsg.Builder) *stunmsg.Builder {
 		return b.ChannelNumber(number).XORPeerAddress(peer)
 	}, stunmsg.MethodChannelBind)
-}
-
-// send has pion relay a Send indication, if there is a permission.
-func (e *engine) send(c *relayConn, indication []byte) {
-	e.conn.do(&job{message: indication, from: clientAddr(c.id), relay: c})
 }
 
 // request asks pion as client c and returns its error code, 0 for success.
@@ -203,39 +176,6 @@ func (e *engine) staleNonce(nonce string) {
 	}
 }
 
-// deliver passes what pion made of a peer's datagram to its client: a Data
-// indication, or ChannelData where the peer got a channel while the datagram
-// waited.
-func (e *engine) deliver(b []byte, id netip.Addr) {
-	e.mu.Lock()
-	c := e.clients[id]
-	e.mu.Unlock()
-	if c == nil {
-		return
-	}
-	if number, payload, err := stunmsg.ChannelData(b); err == nil {
-		c.toClient(number, payload, len(payload))
-		return
-	}
-	c.indicate(b)
-}
-
-// indicate sends a Data indication to the client.
-func (c *relayConn) indicate(b []byte) {
-	m, err := stunmsg.Decode(b)
-	if err != nil {
-		c.server.count.drop(dropMalformed, 1)
-		return
-	}
-	if err := c.from.write(b, 0); err != nil {
-		c.server.count.drop(dropFor(err), 1)
-		return
-	}
-	payload, _ := m.Data()
-	c.peerToClient.add(len(payload), 1)
-	c.server.count.peerToClient.add(len(payload), 1)
-}
-
 // close ends pion and with it every allocation.
 func (e *engine) close() error { return e.turn.Close() }
 
@@ -257,10 +197,9 @@ type job struct {
 // and answers one message at a time in one goroutine; that it reads again is
 // the sign that it is done with the last.
 type engineConn struct {
-	jobs    chan *job
-	closed  chan struct{}
-	once    sync.Once
-	deliver func(b []byte, id netip.Addr)
+	jobs   chan *job
+	closed chan struct{}
+	once   sync.Once
 
 	current *job // owned by pion's reading goroutine
 }
@@ -305,17 +244,9 @@ func (c *engineConn) ReadFrom(p []byte) (int, net.Addr, error) {
 	}
 }
 
-// WriteTo is called with responses by the reading goroutine, and with the data
-// of peers by the goroutine of each allocation.
-func (c *engineConn) WriteTo(p []byte, to net.Addr) (int, error) {
-	h, err := stunmsg.Parse(p)
-	if err == nil && h.Class.Response() {
-		c.current.answer = append([]byte(nil), p...)
-		return len(p), nil
-	}
-	if a, ok := addrPort(to); ok {
-		c.deliver(p, a.Addr())
-	}
+// WriteTo is called with the response by the reading goroutine.
+func (c *engineConn) WriteTo(p []byte, _ net.Addr) (int, error) {
+	c.current.answer = append([]byte(nil), p...)
 	return len(p), nil
 }
 

@@ -121,7 +121,7 @@ func (d *deployment) openRelay(secrets [][]byte, tlsConfig *tls.Config) error {
 		PublicIP: p.publicIP, LocalIP: p.localIP, AltIP: p.altIP, AltLocalIP: p.altLocalIP,
 		Port: p.turnPort, TLS: tlsConfig, TLSPort: p.turnsPort,
 		Realm: p.realm, Secrets: secrets, PortMin: p.portMin, PortMax: p.portMax,
-		Allow: p.allow, Log: d.log.With("part", "relay"),
+		Allow: p.allow, Limits: relay.Limits{SessionRate: p.relayRate}, Log: d.log.With("part", "relay"),
 	})
 	if err != nil {
 		return err

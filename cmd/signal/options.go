@@ -21,7 +21,7 @@ type options struct {
 	publicIP, altIP, realm          string
 	tlsCert, tlsKey, domain         string
 	turnSecretFile, tokenFile       string
-	relayPorts                      string
+	relayPorts, relayRate           string
 	allowPeers                      []string
 	turnURIs, stunURIs              []string
 	open                            bool
@@ -43,6 +43,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.turnSecretFile, "turn-secret-file", "", "`file` with the TURN secrets, one a line, the first one mints (default: made in the state directory)")
 	f.StringVar(&o.tokenFile, "token-file", "", "`file` with the access token (default: made in the state directory)")
 	f.StringVar(&o.relayPorts, "relay-ports", "49152-65535", "`range` of relayed UDP ports")
+	f.StringVar(&o.relayRate, "relay-rate", "", "most `bits` per second, such as 10M, that one session may relay in each direction (default: no limit)")
 	f.StringArrayVar(&o.allowPeers, "allow-peer", nil, "let clients relay to this denied `CIDR`; repeatable")
 	f.StringArrayVar(&o.turnURIs, "turn-uri", nil, "TURN `URI` to announce beside our own, or instead with --only signaling; repeatable")
 	f.StringArrayVar(&o.stunURIs, "stun-uri", nil, "STUN `URI`, likewise; repeatable")
@@ -68,6 +69,7 @@ type plan struct {
 	realm      string
 	portMin    uint16
 	portMax    uint16
+	relayRate  int64 // bits per second; 0: no limit
 	allow      []netip.Prefix
 	turnURIs   []string
 	stunURIs   []string
@@ -125,6 +127,8 @@ func (o *options) plan(getenv func(string) string) (*plan, error) {
 	p.admin, err = adminAddr(o.admin)
 	check(err)
 	p.portMin, p.portMax, err = parsePorts(o.relayPorts)
+	check(err)
+	p.relayRate, err = parseRate("--relay-rate", o.relayRate)
 	check(err)
 	for _, s := range o.allowPeers {
 		prefix, err := relay.ParseAllow(s)
@@ -243,6 +247,26 @@ func parsePorts(s string) (lo, hi uint16, err error) {
 		return 0, 0, fmt.Errorf("--relay-ports %q: want FIRST-LAST, from 1024 to 65535", s)
 	}
 	return uint16(a), uint16(b), nil
+}
+
+// parseRate reads bits per second: a number, and k, M or G.
+func parseRate(flag, s string) (int64, error) {
+	if s == "" || s == "0" {
+		return 0, nil
+	}
+	const least, most = 64e3, 1e12 // less would not carry one full packet in time
+	unit := map[byte]float64{'k': 1e3, 'M': 1e6, 'G': 1e9}[s[len(s)-1]]
+	number := s
+	if unit != 0 {
+		number = s[:len(s)-1]
+	} else {
+		unit = 1
+	}
+	v, err := strconv.ParseFloat(number, 64)
+	if err != nil || !(v*unit >= least && v*unit <= most) {
+		return 0, fmt.Errorf("%s %q: want bits per second, from 64k to 1000G, such as 10M", flag, s)
+	}
+	return int64(v * unit), nil
 }
 
 func checkURIs(flag string, uris []string, schemes ...string) error {

@@ -1,0 +1,143 @@
+package relay
+
+import (
+	"errors"
+	"net/netip"
+	"sync"
+
+	"github.com/p2pagent/p2pagent/internal/stunmsg"
+	"github.com/p2pagent/p2pagent/internal/udpsock"
+)
+
+// The way of a byte, in batches: data are datagrams of seg bytes each, of which
+// the last may be shorter, and what arrived as one batch leaves as one.
+//
+//	client ── fromClient ── shaper ── toPeer ────── peer
+//	client ── toClient ──── shaper ── fromPeer ──── peer
+//
+// There is a shaper only with Limits.SessionRate. Each step counts.
+
+// fromClient takes what the client sent to a peer that it has a channel or a
+// permission for.
+func (c *relayConn) fromClient(data []byte, seg int, peer netip.AddrPort) {
+	n := packets(len(data), seg)
+	c.count.fromClient.add(len(data), n)
+	c.server.count.fromClient.add(len(data), n)
+	if c.session == nil {
+		c.toPeer(data, seg, peer)
+		return
+	}
+	c.session.up.pass(parcel{c.toPeer, peer, data, seg})
+}
+
+// toPeer sends to a peer: the one way out, for channels and indications alike.
+// The destination is judged here again, address and port, whatever was
+// permitted before.
+func (c *relayConn) toPeer(data []byte, seg int, peer netip.AddrPort) {
+	s, n := c.server, packets(len(data), seg)
+	other := s.neighbour(peer)
+	if err := s.policy.Check(peer, func(uint16) bool { return other != nil }); err != nil {
+		s.count.denied.Add(int64(n))
+		s.count.drop(dropDenied, n)
+		return
+	}
+	if other != nil {
+		// Another allocation of ours: handed over without the network, so a
+		// packet to our own address can never reach another socket on it.
+		other.fromPeer(data, seg, c.relayed)
+	} else if err := c.sock.Send(data, seg, peer); err != nil {
+		s.count.drop(dropFor(err), n)
+		return
+	}
+	c.count.toPeer.add(len(data), n)
+	s.count.toPeer.add(len(data), n)
+}
+
+// neighbour is the live allocation whose relayed address peer is.
+func (s *Server) neighbour(peer netip.AddrPort) *relayConn {
+	if peer.Addr() != s.cfg.PublicIP {
+		return nil
+	}
+	return s.ledger.atPort(peer.Port())
+}
+
+// peerHandler is the udpsock.Handler of the relayed address.
+type peerHandler struct{ *relayConn }
+
+func (h peerHandler) HandleData(p *udpsock.Packet) {
+	h.fromPeer(p.Data, p.Seg, p.Src)
+	p.Release()
+}
+
+// HandleSTUN is not called on a raw socket.
+func (h peerHandler) HandleSTUN([]byte, netip.AddrPort) {}
+
+// fromPeer takes what came to the relayed address.
+func (c *relayConn) fromPeer(data []byte, seg int, peer netip.AddrPort) {
+	n := packets(len(data), seg)
+	if _, permitted := c.lookupPeer(peer, c.server.now()); !permitted {
+		c.server.count.drop(dropNoPermission, n)
+		return
+	}
+	c.count.fromPeer.add(len(data), n)
+	c.server.count.fromPeer.add(len(data), n)
+	if c.session == nil {
+		c.toClient(data, seg, peer)
+		return
+	}
+	c.session.down.pass(parcel{c.toClient, peer, data, seg})
+}
+
+// toClient sends what a peer sent as ChannelData or, without a channel, as Data
+// indications.
+func (c *relayConn) toClient(data []byte, seg int, peer netip.AddrPort) {
+	number, permitted := c.lookupPeer(peer, c.server.now())
+	if !permitted { // any more, after it waited in a shaper
+		c.server.count.drop(dropNoPermission, packets(len(data), seg))
+		return
+	}
+	buf := buffers.Get().(*[]byte)
+	defer buffers.Put(buf)
+	b := (*buf)[:0]
+	if number == 0 {
+		for d := range udpsock.Cut(data, seg) {
+			b = append(b[:0], stunmsg.NewIndication(stunmsg.MethodData).XORPeerAddress(peer).Data(d).Bytes()...)
+			c.sendToClient(b, 0, len(d), 1)
+		}
+	} else {
+		for d := range udpsock.Cut(data, seg) {
+			b = stunmsg.AppendChannelData(b, number, d, c.from.stream())
+		}
+		c.sendToClient(b, seg+stunmsg.ChannelDataHeaderSize, len(data), packets(len(data), seg))
+	}
+	*buf = b[:0]
+}
+
+// sendToClient sends messages of seg bytes that hold n datagrams of payload
+// bytes in all.
+func (c *relayConn) sendToClient(b []byte, seg, payload, n int) {
+	if err := c.from.write(b, seg); err != nil {
+		c.server.count.drop(dropFor(err), n)
+		return
+	}
+	c.count.toClient.add(payload, n)
+	c.server.count.toClient.add(payload, n)
+}
+
+// buffers are scratch space for one batch with its headers.
+var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 68<<10); return &b }}
+
+func dropFor(err error) dropReason {
+	if errors.Is(err, errQueueFull) {
+		return dropQueue
+	}
+	return dropSend
+}
+
+// packets is how many datagrams of seg bytes n bytes are.
+func packets(n, seg int) int {
+	if n == 0 || seg <= 0 {
+		return 1
+	}
+	return (n + seg - 1) / seg
+}
