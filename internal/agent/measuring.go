@@ -2,11 +2,16 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/p2pagent/p2pagent/internal/measure"
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/relay"
 )
+
+// trafficTimeout bounds the question to the relay what it counted.
+const trafficTimeout = 3 * time.Second
 
 // Measure measures the link as plan says, as soon as there is a session; see
 // [measure.Run].
@@ -84,8 +89,32 @@ func (m measured) Look() measure.Look {
 	return look
 }
 
-// RelayTraffic is not known yet.
-func (m measured) RelayTraffic(context.Context) (in, out uint64, ok bool) { return 0, 0, false }
+// RelayTraffic asks the relay for the counters of this side's allocation.
+func (m measured) RelayTraffic(ctx context.Context) (in, out uint64, ok bool) {
+	alloc := m.allocation()
+	if alloc == nil {
+		return 0, 0, false
+	}
+	ctx, cancel := context.WithTimeout(ctx, trafficTimeout)
+	defer cancel()
+	t, err := alloc.Traffic(ctx)
+	if err != nil {
+		return 0, 0, false // another's relay, or it is going away; the report says "not known"
+	}
+	return t.FromClient + t.FromPeer, t.ToPeer + t.ToClient, true
+}
+
+// allocation is what the loop knows of; nil when there is none.
+func (l *link) allocation() *relay.Allocation {
+	known := make(chan *relay.Allocation, 1)
+	l.do(func() { known <- l.relaying.alloc })
+	select {
+	case alloc := <-known:
+		return alloc
+	case <-l.ended:
+		return nil
+	}
+}
 
 // Verdict tells whether the link will stay on the path it has: it is direct, or
 // what stands against that is known.
