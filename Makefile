@@ -13,12 +13,13 @@ PLATFORMS := $(foreach os,linux darwin windows,$(os)/amd64 $(os)/arm64)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL: # one thing after the other: some of it is timed
-.PHONY: help build demo test test-full check vet unit race portable e2e e2e-full fuzz compose-demo compose-test cross clean need-go setup-demo setup-test $(PLATFORMS)
+.PHONY: help build demo bench test test-full check vet unit race portable e2e e2e-full fuzz compose-demo compose-test cross clean need-go setup-demo setup-test $(PLATFORMS)
 
 help:
 	@echo 'make demo       link two peers behind NATs on this machine, and watch'
 	@echo 'make test       what a change has to pass, at most 10 minutes'
 	@echo 'make test-full  everything: NAT matrix, statistics, long faults, fuzzing; hours'
+	@echo 'make bench      measure this beside others, and write docs/measurements.md; 20 minutes, as root'
 	@echo 'make compose-demo  the same in containers: needs only Docker'
 	@echo 'make build      bin/p2pagent and bin/signal'
 	@echo 'make check      formatting, go vet for three systems, staticcheck'
@@ -38,6 +39,11 @@ test-full: setup-test check unit race portable cross e2e-full fuzz
 
 check: vet
 	$(GO) tool staticcheck ./...
+
+# BENCH=-quick is one short round; go doc ./test/bench tells the rest.
+bench: setup-test build
+	$(GO) build $(BUILD) -o bin/bench ./test/bench
+	bin/bench $(BENCH)
 
 # -trimpath as in cross, which then finds these packages compiled.
 vet: need-go
