@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -86,19 +87,16 @@ type benchRun struct {
 	benchRSS, listenRSS int64         // peaks
 }
 
-// bench runs `p2pagent bench` from peer-a against a fresh listener, both with
-// these flags.
-func (b *bed) bench(ctx context.Context, compare bool, flags ...string) (run benchRun, err error) {
-	listener, err := b.listen(ctx, flags...)
+// bench runs `p2pagent bench` from peer-a against a fresh listener, both with the
+// flags for both.
+func (b *bed) bench(ctx context.Context, own []string, both ...string) (run benchRun, err error) {
+	listener, err := b.listen(ctx, both...)
 	if err != nil {
 		return run, err
 	}
 	defer listener.stop()
-	argv := []string{"p2pagent", "bench", "b", "-t", strconv.Itoa(b.effort.benchFor), "--json"}
-	if compare {
-		argv = append(argv, "--compare")
-	}
-	p, err := b.start(peerA, nil, append(argv, flags...)...)
+	argv := slices.Concat([]string{"p2pagent", "bench", "b", "--json"}, own, both)
+	p, err := b.start(peerA, nil, argv...)
 	if err != nil {
 		return run, err
 	}
@@ -198,7 +196,7 @@ func measureAgents(ctx context.Context, b *bed, rec recorder) error {
 	if err != nil {
 		return err
 	}
-	run, err := b.bench(ctx, true)
+	run, err := b.bench(ctx, []string{"--compare", "-t", strconv.Itoa(b.effort.compareFor)})
 	if err != nil {
 		return err
 	}
@@ -300,7 +298,7 @@ func (b *bed) relayedThrough(ctx context.Context, server string) (mbps float64, 
 	if err := b.write("turn-auth", user+":"+password+"\n"); err != nil {
 		return 0, err
 	}
-	run, err := b.bench(ctx, false, "--relay-only", "--stun", "stun:"+serverAddr,
+	run, err := b.bench(ctx, []string{"-t", strconv.Itoa(b.effort.benchFor)}, "--relay-only", "--stun", "stun:"+serverAddr,
 		"--turn", "turn:"+serverAddr, "--turn-auth-file", b.file("turn-auth"))
 	if err != nil {
 		return 0, err

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -16,6 +17,7 @@ import (
 type document struct {
 	results *results
 	effort  effort
+	parts   []string // that were measured
 	quick   bool
 	machine machine
 	command string
@@ -67,10 +69,19 @@ func (d document) write(w io.Writer) error {
 	var text strings.Builder
 	d.head(&text)
 	table(&text, "Bars", "", []string{"", "wanted", "measured", ""}, d.barRows())
-	d.throughput(&text)
-	d.loss(&text)
-	d.turn(&text)
-	d.memory(&text)
+	for _, section := range []struct {
+		of    []string // parts
+		write func(*strings.Builder)
+	}{
+		{[]string{"raw", "quic", "agents", "forward", "relayed"}, d.throughput},
+		{[]string{"loss"}, d.loss},
+		{[]string{"turn"}, d.turn},
+		{[]string{"memory", "agents"}, d.memory},
+	} {
+		if slices.ContainsFunc(section.of, func(p string) bool { return slices.Contains(d.parts, p) }) {
+			section.write(&text)
+		}
+	}
 	d.failures(&text)
 	_, err := io.WriteString(w, text.String())
 	return err
@@ -131,10 +142,11 @@ func (d document) throughput(w *strings.Builder) {
 		}
 		return cells
 	}
-	table(w, "Throughput", fmt.Sprintf(`From peer-a to peer-b, through both NATs. iperf3 and quic-go send for %d s, `+"`p2pagent bench`"+`
-measures %d s of each path. quic-go has its own socket and the windows of our session;
-its start of %v is not counted, nor is iperf3's first %d s. The CPU of our agents is
-what `+"`bench`"+` reports for a path.`, d.effort.seconds, d.effort.benchFor, d.effort.skip, d.effort.omit),
+	table(w, "Throughput", fmt.Sprintf(`From peer-a to peer-b, through both NATs. iperf3 and quic-go send for %d s; quic-go
+has its own socket and the windows of our session, and its first %v are not counted,
+nor are %d s of iperf3's. Our session is that of `+"`p2pagent bench --compare`"+`, which goes
+to and fro between the paths in rounds of two seconds, %d s for each path; the CPU is
+what it reports. With `+"`--relay-only`"+` it is %d s.`, d.effort.seconds, d.effort.skip, d.effort.omit, d.effort.compareFor, d.effort.benchFor),
 		[]string{"", "Mbit/s", "of raw TCP", "CPU, sender", "CPU, receiver"}, [][]string{
 			row("raw TCP (iperf3)", rawMbps, "", ""),
 			row("plain quic-go", quicMbps, quicSendCPU, quicRecvCPU),
@@ -152,10 +164,10 @@ func (d document) loss(w *strings.Builder) {
 	var rows [][]string
 	for _, share := range lossShares() {
 		tcp, direct := lossKey(share, "tcp"), lossKey(share, "direct")
-		rows = append(rows, []string{fmt.Sprintf("%v %%", 100*share), d.figure(tcp), d.figure(direct), d.ratio(direct, tcp), d.figure(lossKey(share, "relayed"))})
+		rows = append(rows, []string{fmt.Sprintf("%v %%", 100*share), d.figure(tcp), d.figure(direct), d.ratio(direct, tcp)})
 	}
 	table(w, "Loss", "nat-a drops at random what it forwards, each way. The router sees super-packets of\nsegmentation offload, TCP's as well as ours, so losses come in bursts.",
-		[]string{"lost", "raw TCP, Mbit/s", "our session, direct", "ratio", "relayed"}, rows)
+		[]string{"lost", "raw TCP, Mbit/s", "our session, direct", "ratio"}, rows)
 }
 
 func (d document) turn(w *strings.Builder) {
@@ -170,10 +182,14 @@ func (d document) turn(w *strings.Builder) {
 		})
 	}
 	table(w, "Relays under load", fmt.Sprintf(`%d clients behind nat-a, each with one peer that is public; packets of %d bytes as
-ChannelData; %v each. CPU is the server's, for payload that was delivered. "plain" is a
-datagram for each packet, sent and read in batches (sendmmsg, %d at a time, and recvmmsg);
-"gso" is UDP_SEGMENT and UDP_GRO at both ends (%d at a time), as our agents do. Flat out
-keeps so many packets on the way that few are lost, as a congestion-controlled sender does.`,
+ChannelData; %v each. CPU is the server's, for payload that was delivered. Under full load
+the kernel does a part of the forwarding in threads of its own, for which no process is
+charged, with either server.
+
+"plain" is a datagram for each packet, sent and read in batches (sendmmsg, %d at a time,
+and recvmmsg); "gso" is UDP_SEGMENT and UDP_GRO at both ends (%d at a time), as our agents
+do. The bursts of the clients are spread evenly over time. Flat out keeps so many packets
+on the way that few are lost, as a congestion-controlled sender does.`,
 		loadClients, loadPayload, d.effort.loadFor, plainBurst, gsoBurst),
 		[]string{"", "", "", "CPU, signal", "CPU, coturn", "ratio", "Mbit/s, signal", "Mbit/s, coturn", "lost, signal, %", "lost, coturn, %"}, rows)
 }

@@ -115,15 +115,16 @@ type effort struct {
 	seconds     int           // of iperf3 and quic-go
 	omit        int           // of iperf3's start, not counted
 	skip        time.Duration // the same of quic-go's
-	benchFor    int           // seconds of p2pagent bench, of each path
+	compareFor  int           // seconds of p2pagent bench --compare, of each path; it takes no fewer
+	benchFor    int           // the same where only one path is measured
 	loadFor     time.Duration // of a TURN load
 	allocations int           // idle ones
 }
 
 func fullEffort(rounds int) effort {
-	return effort{rounds: rounds, seconds: 3, omit: 1, skip: 500 * time.Millisecond, benchFor: 4, loadFor: 4 * time.Second, allocations: 1000}
+	return effort{rounds: rounds, seconds: 3, omit: 1, skip: 500 * time.Millisecond, compareFor: 10, benchFor: 4, loadFor: 4 * time.Second, allocations: 1000}
 }
 
 func quickEffort() effort {
-	return effort{rounds: 1, seconds: 1, skip: 200 * time.Millisecond, benchFor: 2, loadFor: time.Second, allocations: 100}
+	return effort{rounds: 1, seconds: 1, skip: 200 * time.Millisecond, compareFor: 10, benchFor: 2, loadFor: time.Second, allocations: 100}
 }

@@ -29,38 +29,44 @@ type flow struct {
 	news    chan struct{} // something has arrived
 }
 
-// newFlow allocates and binds a channel. open gives a socket in the network of the
-// clients and in that of the peers, connected to an address.
-func newFlow(number int, load turnLoad, server netip.AddrPort, secret string, open func(peers bool, to netip.AddrPort) (*net.UDPConn, error)) (f *flow, err error) {
-	f = &flow{news: make(chan struct{}, 1)}
-	defer func() {
-		if err != nil {
-			f.close()
-		}
-	}()
-	if f.client, err = open(false, server); err != nil {
+// An opener gives a socket in the network of the clients or in that of the peers,
+// connected to an address.
+type opener func(peers bool, to netip.AddrPort) (*net.UDPConn, error)
+
+func newFlow(number int, load turnLoad, server netip.AddrPort, secret string, open opener) (*flow, error) {
+	f := &flow{news: make(chan struct{}, 1)}
+	if err := f.connect(fmt.Sprintf("flow-%d", number), load, server, secret, open); err != nil {
+		f.close()
 		return nil, err
 	}
-	turn, err := allocateTURN(f.client, secret, fmt.Sprintf("flow-%d", number))
+	return f, nil
+}
+
+// connect allocates, and binds a channel to the peer.
+func (f *flow) connect(user string, load turnLoad, server netip.AddrPort, secret string, open opener) (err error) {
+	if f.client, err = open(false, server); err != nil {
+		return err
+	}
+	turn, err := allocateTURN(f.client, secret, user)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if f.peer, err = open(true, turn.relayed); err != nil {
-		return nil, err
+		return err
 	}
 	const channel = 0x4000
 	if err := turn.bind(channel, f.peer.LocalAddr().(*net.UDPAddr).AddrPort()); err != nil {
-		return nil, err
+		return err
 	}
-	head := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, channel), loadPayload)
 	if load.toClient {
 		f.from, f.toConn = newPacketWriter(f.peer, load.gso, nil), f.client
 		f.to, err = newPacketReader(f.client, load.gso, stunmsg.ChannelDataHeaderSize)
-	} else {
-		f.from, f.toConn = newPacketWriter(f.client, load.gso, head), f.peer
-		f.to, err = newPacketReader(f.peer, load.gso, 0)
+		return err
 	}
-	return f, err
+	head := binary.BigEndian.AppendUint16(binary.BigEndian.AppendUint16(nil, channel), loadPayload)
+	f.from, f.toConn = newPacketWriter(f.client, load.gso, head), f.peer
+	f.to, err = newPacketReader(f.peer, load.gso, 0)
+	return err
 }
 
 func (f *flow) close() {

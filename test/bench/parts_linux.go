@@ -29,17 +29,14 @@ func parts() []part {
 	}
 }
 
-// choose returns the parts with these names, all of them for "".
-func choose(names string) ([]part, error) {
+// choose returns the parts with these names, all of them for an empty list.
+func choose(list string) ([]part, error) {
 	all := parts()
-	if names == "" {
+	if list == "" {
 		return all, nil
 	}
-	var known []string
-	for _, p := range all {
-		known = append(known, p.name)
-	}
-	wanted := strings.Split(names, ",")
+	known := names(all)
+	wanted := strings.Split(list, ",")
 	for _, name := range wanted {
 		if !slices.Contains(known, name) {
 			return nil, fmt.Errorf("-only %q: the parts are %s", name, strings.Join(known, ", "))
@@ -48,14 +45,22 @@ func choose(names string) ([]part, error) {
 	return slices.DeleteFunc(all, func(p part) bool { return !slices.Contains(wanted, p.name) }), nil
 }
 
+func names(parts []part) (out []string) {
+	for _, p := range parts {
+		out = append(out, p.name)
+	}
+	return out
+}
+
 // limit is how long a part may take in one round.
 func (p part) limit(e effort) time.Duration {
-	one := 30*time.Second + 4*time.Duration(e.benchFor)*time.Second
 	switch p.name {
+	case "agents":
+		return time.Minute + 4*time.Duration(e.compareFor)*time.Second
 	case "turn":
 		return time.Duration(2*len(turnLoads())) * (e.loadFor + 10*time.Second)
 	case "memory":
 		return 2 * (30*time.Second + time.Duration(e.allocations)*50*time.Millisecond)
 	}
-	return 2 * one
+	return time.Minute + 8*time.Duration(e.benchFor)*time.Second
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"strings"
 
 	"github.com/pion/logging"
 	"github.com/pion/turn/v3"
@@ -33,16 +32,7 @@ func pionTURN(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
-	log := logging.NewDefaultLoggerFactory()
-	server, err := turn.NewServer(turn.ServerConfig{
-		Realm:         "bench",
-		AuthHandler:   turn.LongTermTURNRESTAuthHandler(strings.TrimSpace(string(secret)), log.NewLogger("auth")),
-		LoggerFactory: log,
-		PacketConnConfigs: []turn.PacketConnConfig{{
-			PacketConn:            conn,
-			RelayAddressGenerator: &turn.RelayAddressGeneratorStatic{RelayAddress: addr, Address: *ip},
-		}},
-	})
+	server, err := newPionTURN(conn, addr, string(secret))
 	if err != nil {
 		conn.Close()
 		return err
@@ -50,4 +40,18 @@ func pionTURN(ctx context.Context, args []string) error {
 	fmt.Fprintln(os.Stderr, "listening on", conn.LocalAddr())
 	<-ctx.Done()
 	return server.Close()
+}
+
+// newPionTURN serves on conn, and relays at ip.
+func newPionTURN(conn net.PacketConn, ip net.IP, secret string) (*turn.Server, error) {
+	log := logging.NewDefaultLoggerFactory()
+	return turn.NewServer(turn.ServerConfig{
+		Realm:         "bench",
+		AuthHandler:   turn.LongTermTURNRESTAuthHandler(secret, log.NewLogger("auth")),
+		LoggerFactory: log,
+		PacketConnConfigs: []turn.PacketConnConfig{{
+			PacketConn:            conn,
+			RelayAddressGenerator: &turn.RelayAddressGeneratorStatic{RelayAddress: ip, Address: ip.String()},
+		}},
+	})
 }

@@ -186,13 +186,19 @@ func (p *process) failed(what string, err error) error {
 	if what != "" {
 		err = fmt.Errorf("%s: %w", what, err)
 	}
-	if last := lastLine(p.stderr.String()); last != "" {
+	if last := lastWords(p.stderr.String()); last != "" {
 		return fmt.Errorf("%s: %w (its last words: %s)", p.name, err, last)
 	}
 	return fmt.Errorf("%s: %w", p.name, err)
 }
 
-func lastLine(text string) string {
-	text = strings.TrimSpace(text)
-	return text[strings.LastIndexByte(text, '\n')+1:]
+// lastWords is the last line of what a program said, without the hints after it,
+// which are indented.
+func lastWords(text string) (last string) {
+	for line := range strings.Lines(text) {
+		if trimmed := strings.TrimSpace(line); trimmed != "" && (last == "" || !strings.HasPrefix(line, " ")) {
+			last = trimmed
+		}
+	}
+	return last
 }

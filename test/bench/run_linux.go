@@ -83,7 +83,7 @@ func runAll(ctx context.Context, args []string) error {
 		return err
 	}
 	d := document{
-		results: r, effort: e, quick: *quick, machine: describeMachine(ctx, dir),
+		results: r, effort: e, parts: names(chosen), quick: *quick, machine: describeMachine(ctx, dir),
 		command: strings.Join(append([]string{"bin/bench"}, args...), " "), began: began, took: time.Since(began),
 	}
 	if err := d.writeFile(*out); err != nil {

@@ -26,7 +26,7 @@ func (b *bed) startTURN(ctx context.Context, server string) (*process, error) {
 	var ready string // on stderr
 	switch server {
 	case signalServer:
-		argv = []string{"signal", "--public-ip", serverAddr, "--turn-secret-file", secret}
+		argv = []string{"signal", "--public-ip", serverAddr, "--turn-secret-file", secret, "--grace", "0s"}
 		for _, network := range []string{"192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"} { // documentation, which is the lab's public side
 			argv = append(argv, "--allow-peer", network)
 		}
