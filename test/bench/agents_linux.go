@@ -82,9 +82,8 @@ func (b *bed) listen(ctx context.Context, flags ...string) (*process, error) {
 // A benchRun is what one call of `p2pagent bench` found, and what the two agents
 // took for it as seen from outside.
 type benchRun struct {
-	report              measure.Report
-	cpu                 time.Duration // both processes
-	benchRSS, listenRSS int64         // peaks
+	report           measure.Report
+	sender, receiver usage
 }
 
 // bench runs `p2pagent bench` from peer-a against a fresh listener, both with the
@@ -101,25 +100,24 @@ func (b *bed) bench(ctx context.Context, own []string, both ...string) (run benc
 		return run, err
 	}
 	defer p.stop()
-	sender, err := watch(ctx, p)
-	if err != nil {
+	if run.sender, err = watch(ctx, p); err != nil {
 		return run, err
 	}
 	if err := p.wait(ctx); err != nil {
 		return run, err
 	}
-	receiver, err := usageOf(ctx, listener)
-	if err != nil {
+	if run.receiver, err = usageOf(ctx, listener); err != nil {
 		return run, err
 	}
-	run.cpu = sender.cpu + receiver.cpu
-	run.benchRSS, run.listenRSS = sender.peak, receiver.peak
 	run.report, err = lastReport(p.stdout.String())
 	if err != nil {
 		return run, p.failed("read its report", err)
 	}
 	return run, nil
 }
+
+// short are the flags of a bench of one path.
+func (b *bed) short() []string { return []string{"-t", strconv.Itoa(b.effort.benchFor)} }
 
 // A usage is what a process has taken since its start.
 type usage struct {
@@ -190,8 +188,35 @@ func on(figures *measure.Figures, path string, r measure.Report) (*measure.Figur
 	return figures, nil
 }
 
-// measureAgents is our session over both paths, in turn.
+// measureAgents is our session on the direct path alone, right after quic-go's, and
+// then over both paths in turn.
 func measureAgents(ctx context.Context, b *bed, rec recorder) error {
+	if err := b.direct(ctx, rec); err != nil {
+		return err
+	}
+	return b.compare(ctx, rec)
+}
+
+func (b *bed) direct(ctx context.Context, rec recorder) error {
+	run, err := b.bench(ctx, b.short(), "--require", "direct")
+	if err != nil {
+		return err
+	}
+	direct, err := on(run.report.Direct, "direct", run.report)
+	if err != nil {
+		return err
+	}
+	payload := int64(direct.PayloadBytes)
+	rec.set(directMbps, direct.Goodput)
+	rec.set(directSendCPU, perGB(run.sender.cpu, payload))
+	rec.set(directRecvCPU, perGB(run.receiver.cpu, payload))
+	rec.set(directCPU, perGB(run.sender.cpu+run.receiver.cpu, payload))
+	return nil
+}
+
+// compare takes the agents' word for their CPU: from outside, the paths cannot be
+// told apart.
+func (b *bed) compare(ctx context.Context, rec recorder) error {
 	before, err := cpuOf(b.signalPID)
 	if err != nil {
 		return err
@@ -204,8 +229,8 @@ func measureAgents(ctx context.Context, b *bed, rec recorder) error {
 	if err != nil {
 		return err
 	}
-	rec.set(benchRSS, float64(run.benchRSS)/1e6)
-	rec.set(listenRSS, float64(run.listenRSS)/1e6)
+	rec.set(benchRSS, float64(run.sender.peak)/1e6)
+	rec.set(listenRSS, float64(run.receiver.peak)/1e6)
 	direct, err := on(run.report.Direct, "direct", run.report)
 	if err != nil {
 		return err
@@ -214,26 +239,18 @@ func measureAgents(ctx context.Context, b *bed, rec recorder) error {
 	if err != nil {
 		return err
 	}
-	rec.set(directMbps, direct.Goodput)
-	rec.set(relayMbps, relayed.Goodput)
-	setCPU(rec, run.report.Sender.CPUDirect, run.report.Receiver.CPUDirect, directSendCPU, directRecvCPU, directCPU)
-	setCPU(rec, run.report.Sender.CPURelayed, run.report.Receiver.CPURelayed, relaySendCPU, relayRecvCPU, "")
-	rec.set(relayServerCPU, perGB(after-before, int64(relayed.PayloadBytes)))
-	rec.set(agentsCPU, perGB(run.cpu, int64(direct.PayloadBytes+relayed.PayloadBytes)))
+	rec.set(compareDirectMbps, direct.Goodput)
+	rec.set(compareRelayedMbps, relayed.Goodput)
+	rec.set(compareRelayCPU, perGB(after-before, int64(relayed.PayloadBytes)))
+	for k, cpu := range map[key]*float64{
+		compareDirectSendCPU: run.report.Sender.CPUDirect, compareDirectRecvCPU: run.report.Receiver.CPUDirect,
+		compareRelayedSendCPU: run.report.Sender.CPURelayed, compareRelayedRecvCPU: run.report.Receiver.CPURelayed,
+	} {
+		if cpu != nil {
+			rec.set(k, *cpu)
+		}
+	}
 	return nil
-}
-
-// setCPU records what both ends of a path took, and the sum if it has a name.
-func setCPU(rec recorder, send, receive *float64, sendKey, receiveKey, sum key) {
-	if send != nil {
-		rec.set(sendKey, *send)
-	}
-	if receive != nil {
-		rec.set(receiveKey, *receive)
-	}
-	if send != nil && receive != nil && sum != "" {
-		rec.set(sum, *send+*receive)
-	}
 }
 
 // measureForward is iperf3 through a forwarded port.
@@ -298,7 +315,7 @@ func (b *bed) relayedThrough(ctx context.Context, server string) (mbps float64, 
 	if err := b.write("turn-auth", user+":"+password+"\n"); err != nil {
 		return 0, err
 	}
-	run, err := b.bench(ctx, []string{"-t", strconv.Itoa(b.effort.benchFor)}, "--relay-only", "--stun", "stun:"+serverAddr,
+	run, err := b.bench(ctx, b.short(), "--relay-only", "--stun", "stun:"+serverAddr,
 		"--turn", "turn:"+serverAddr, "--turn-auth-file", b.file("turn-auth"))
 	if err != nil {
 		return 0, err

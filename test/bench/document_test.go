@@ -40,7 +40,7 @@ func TestDocument(t *testing.T) {
 		"| `-L` over raw TCP: goodput | ≥ 0.22, aim 0.3 | – | not measured |",
 		"| raw TCP (iperf3) | 11000 (10000–12000) | 1.00 (1.00–1.00) |  |  |",
 		"| plain quic-go | 2750 (2500–3000) | 0.250 (0.250–0.250) | 2.00 (2.00–2.00) | 1.50 (1.50–1.50) |",
-		"| our session, relayed | – | – | – | – |",
+		"| `--compare`, relayed | – | – | – | – |",
 	} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("without %q:\n%s", want, text.String())

@@ -15,15 +15,19 @@ const (
 	quicRecvCPU key = "quic.cpu.receive"
 	quicCPU     key = "quic.cpu"
 
-	directMbps     key = "direct.mbps"
-	directSendCPU  key = "direct.cpu.send"
-	directRecvCPU  key = "direct.cpu.receive"
-	directCPU      key = "direct.cpu"
-	relayMbps      key = "relayed.mbps"
-	relaySendCPU   key = "relayed.cpu.send"
-	relayRecvCPU   key = "relayed.cpu.receive"
-	relayServerCPU key = "relayed.cpu.server"
-	agentsCPU      key = "agents.cpu" // both paths and both ends, from outside
+	directMbps    key = "direct.mbps"
+	directSendCPU key = "direct.cpu.send"
+	directRecvCPU key = "direct.cpu.receive"
+	directCPU     key = "direct.cpu"
+
+	compareDirectMbps     key = "compare.direct.mbps"
+	compareDirectSendCPU  key = "compare.direct.cpu.send"
+	compareDirectRecvCPU  key = "compare.direct.cpu.receive"
+	compareRelayedMbps    key = "compare.relayed.mbps"
+	compareRelayedSendCPU key = "compare.relayed.cpu.send"
+	compareRelayedRecvCPU key = "compare.relayed.cpu.receive"
+	compareRelayCPU       key = "compare.relayed.cpu.relay"
+
 	benchRSS       key = "bench.rss"
 	listenRSS      key = "listen.rss"
 
@@ -122,7 +126,7 @@ type effort struct {
 }
 
 func fullEffort(rounds int) effort {
-	return effort{rounds: rounds, seconds: 3, omit: 1, skip: 500 * time.Millisecond, compareFor: 10, benchFor: 4, loadFor: 4 * time.Second, allocations: 1000}
+	return effort{rounds: rounds, seconds: 4, omit: 1, skip: 500 * time.Millisecond, compareFor: 10, benchFor: 4, loadFor: 4 * time.Second, allocations: 1000}
 }
 
 func quickEffort() effort {

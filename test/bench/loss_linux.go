@@ -30,7 +30,7 @@ func (b *bed) lossy(ctx context.Context, rec recorder, share float64) error {
 		return err
 	}
 	rec.set(lossKey(share, "tcp"), tcp)
-	run, err := b.bench(ctx, []string{"-t", strconv.Itoa(b.effort.benchFor)}, "--require", "direct")
+	run, err := b.bench(ctx, b.short(), "--require", "direct")
 	if err != nil {
 		return err
 	}
