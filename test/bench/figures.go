@@ -28,8 +28,8 @@ const (
 	compareRelayedRecvCPU key = "compare.relayed.cpu.receive"
 	compareRelayCPU       key = "compare.relayed.cpu.relay"
 
-	benchRSS       key = "bench.rss"
-	listenRSS      key = "listen.rss"
+	benchRSS  key = "bench.rss"
+	listenRSS key = "listen.rss"
 
 	forwardMbps key = "forward.mbps"
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"regexp"
@@ -57,7 +56,7 @@ type process struct {
 // start runs a program until it ends or stop is called.
 func start(name string, inNode bool, cmd *exec.Cmd) (*process, error) {
 	p := &process{name: name, cmd: cmd, inNode: inNode, stdout: newSpool(), stderr: newSpool(), ended: make(chan struct{})}
-	cmd.Stdout, cmd.Stderr = p.stdout, io.Writer(p.stderr)
+	cmd.Stdout, cmd.Stderr = p.stdout, p.stderr
 	cmd.WaitDelay = time.Second // for children that outlive it and hold its pipes
 	// A ^C is for us alone: we end the others in order.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}

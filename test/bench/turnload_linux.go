@@ -177,9 +177,12 @@ func (p loadPlan) serverCPU() (time.Duration, error) {
 
 // holdAllocations makes allocations one after the other, slowly enough for servers
 // that limit how many challenges they give a second, and says so when it has all.
+// It holds them until it is interrupted, and not for ever if nobody is there to do so.
 func (p loadPlan) holdAllocations(ctx context.Context) error {
 	const every = 25 * time.Millisecond
 	const perUser = 16
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	defer cancel()
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	for i := range p.hold {
