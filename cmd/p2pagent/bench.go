@@ -32,9 +32,10 @@ type benchOptions struct {
 	udp, report            string
 }
 
-func benchCommand() *cobra.Command {
-	var c common
-	var o benchOptions
+func benchCommand() *cobra.Command { return benchCommandOf(new(common), new(benchOptions)) }
+
+// benchCommandOf is the command with its flags in c and o.
+func benchCommandOf(c *common, o *benchOptions) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "bench PEER",
 		Short: "Measure the link with a peer: throughput, latency, loss, and their cost",
@@ -58,7 +59,7 @@ measured, the verdict says why, and the exit code is 3.`,
 	f.StringVar(&o.udp, "udp", "", "datagrams at a rate, 50M or 1.5G bits a second, in place of streams")
 	f.StringVar(&o.report, "report", "", "write a report with plots to this HTML file")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
-		plan, err := o.plan(&c)
+		plan, err := o.plan(c)
 		if err != nil {
 			return err
 		}
@@ -84,7 +85,7 @@ measured, the verdict says why, and the exit code is 3.`,
 			plan.Wait = defaultTimeout
 		}
 		var report *measure.Report
-		err = withConnector(cmd.Context(), &c, s, args[0], func(ctx context.Context, conn *agent.Connector) error {
+		err = withConnector(cmd.Context(), c, s, args[0], func(ctx context.Context, conn *agent.Connector) error {
 			var err error
 			report, err = conn.Measure(ctx, plan)
 			progress.clear()

@@ -322,6 +322,7 @@ func TestCommands(t *testing.T) {
 			t.Errorf("measured %v", m)
 		}
 	})
+	t.Run("bench", testBench)
 	t.Run("relay only", func(t *testing.T) {
 		c := begin(t, "", "ping", "--loopback", "--relay-only", "bob")
 		c.stdout.await(t, "relayed path", func(line string) bool { return strings.Contains(line, "bob is relayed: ") })

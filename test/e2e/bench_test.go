@@ -1,0 +1,202 @@
+package e2e
+
+import (
+	"encoding/json"
+	"os"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+// benchFigures is what the contract says of one path; the rest is for people and
+// plots.
+type benchFigures struct {
+	Goodput      *float64 `json:"goodput_mbps"`
+	RTT50        *float64 `json:"rtt_p50_ms"`
+	RTT99        *float64 `json:"rtt_p99_ms"`
+	Jitter       *float64 `json:"jitter_ms"`
+	Loss         *float64 `json:"loss"`
+	MTU          *int     `json:"mtu"`
+	CPUPerGB     *float64 `json:"cpu_s_per_gb"`
+	SocketDrops  *uint64  `json:"socket_drops"`
+	RelayIn      *int64   `json:"relay_bytes_in"`
+	RelayOut     *int64   `json:"relay_bytes_out"`
+	PayloadBytes int64    `json:"payload_bytes"`
+}
+
+// A benchReport is what `bench --json` prints.
+type benchReport struct {
+	Direct, Relayed *benchFigures
+	Rounds          []struct {
+		Path, Error     string
+		Bytes           int64
+		Seconds         float64
+		Elsewhere, Here struct{ Payload, Fragments, Replays, Probes int64 }
+	}
+	Sender, Receiver struct {
+		Name string
+		RSS  *int64 `json:"rss_bytes"`
+		GSO  *bool
+	}
+	Machine struct{ OS string }
+	Version string
+	Verdict string
+}
+
+// bench runs bench on peer-a, and returns its report and exit code.
+func (s *standing) bench(flags ...string) (r benchReport, code int) {
+	s.t.Helper()
+	p := s.exec("peer-a", append([]string{"p2pagent", "bench", "b", "--json"}, flags...)...)
+	code = p.waitFor(s.t, 3*time.Minute)
+	out := p.stdout.String()
+	if strings.Contains(out, "NaN") || strings.Count(strings.TrimSpace(out), "\n") > 0 {
+		s.t.Errorf("not one object of JSON: %.300s", out)
+	}
+	if err := json.Unmarshal([]byte(out), &r); err != nil {
+		s.t.Fatalf("exit code %d, %v\n%.300s\n%s", code, err, out, p.stderr)
+	}
+	return r, code
+}
+
+// whole fails the test unless a path has all figures, and enough rounds.
+func (r *benchReport) whole(t *testing.T, path string, f *benchFigures) {
+	t.Helper()
+	if f == nil {
+		t.Fatalf("no figures of the %s path", path)
+	}
+	if f.Goodput == nil || *f.Goodput <= 0 || f.RTT50 == nil || f.RTT99 == nil || *f.RTT99 < *f.RTT50 || f.Jitter == nil ||
+		f.Loss == nil || f.MTU == nil || f.CPUPerGB == nil || *f.CPUPerGB <= 0 || f.SocketDrops == nil {
+		t.Errorf("%s: %+v", path, *f)
+	}
+	rounds := 0
+	for _, round := range r.Rounds {
+		if round.Path != path || round.Error != "" {
+			continue
+		}
+		rounds++
+		if e := round.Elsewhere; e.Payload+e.Fragments+e.Replays != 0 {
+			t.Errorf("while the %s path was measured, another carried %+v", path, e)
+		}
+		if round.Here.Payload < round.Bytes {
+			t.Errorf("%d bytes arrived, and the %s path carried %d", round.Bytes, path, round.Here.Payload)
+		}
+		if round.Seconds != 1.5 {
+			t.Errorf("%v s of a round are counted", round.Seconds)
+		}
+	}
+	if rounds < 5 {
+		t.Errorf("%d rounds of the %s path", rounds, path)
+	}
+}
+
+// countInCore has the core of the lab count bytes from one address to another.
+func (s *standing) countInCore(from, to string) (bytes func() int64) {
+	s.t.Helper()
+	rule := []string{"FORWARD", "-s", from, "-d", to, "-p", "udp"}
+	s.must("core", append([]string{"iptables", "-I"}, rule...)...)
+	line := regexp.MustCompile(`-A FORWARD -s ` + regexp.QuoteMeta(from) + `/32 -d ` + regexp.QuoteMeta(to) + `/32 -p udp -c \d+ (\d+)`)
+	return func() int64 {
+		m := line.FindStringSubmatch(s.must("core", "iptables", "-v", "-S", "FORWARD"))
+		if m == nil {
+			s.t.Fatal("the core does not count any more")
+		}
+		n, err := strconv.ParseInt(m[1], 10, 64)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		return n
+	}
+}
+
+// bench --compare where both paths are to be had: its figures, and that each
+// path carried its own payload and no other, by the counters of the core, which
+// is nobody's, and of the relay.
+func TestBenchCompares(t *testing.T) {
+	s := stand(t, "port-restricted", "port-restricted")
+	a, _ := s.agents(nil)
+	onPath(t, a, "direct")
+	a.interruptInside(t)
+	direct, relayed := s.countInCore(publicA, publicB), s.countInCore(publicA, ourRelay)
+
+	page := s.file("report.html")
+	r, code := s.bench("--compare", "--report", page)
+	if code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	r.whole(t, "direct", r.Direct)
+	r.whole(t, "relayed", r.Relayed)
+	if !strings.HasPrefix(r.Verdict, "direct: ") || r.Version == "" || r.Machine.OS != "linux" || r.Sender.Name == "" || r.Receiver.Name != "b" {
+		t.Errorf("verdict %q, version %q, machine %+v, %+v to %+v", r.Verdict, r.Version, r.Machine, r.Sender, r.Receiver)
+	}
+	for _, c := range []struct {
+		what            string
+		carried, needed int64
+	}{
+		{"between the routers", direct(), r.Direct.PayloadBytes},
+		{"from router A to the relay", relayed(), r.Relayed.PayloadBytes},
+	} {
+		t.Logf("%s the core has seen %d bytes for %d of payload", c.what, c.carried, c.needed)
+		// Headers, encryption and what was sent twice take some 6 %.
+		if c.carried < c.needed || c.carried > c.needed*112/100+1<<20 {
+			t.Errorf("%s went %d bytes, for %d of payload", c.what, c.carried, c.needed)
+		}
+	}
+	f := r.Relayed
+	if f.RelayIn == nil || f.RelayOut == nil {
+		t.Fatal("the relay's counters are not known")
+	}
+	t.Logf("the relay's legs: %d bytes in, %d out, for %d of payload", *f.RelayIn, *f.RelayOut, f.PayloadBytes)
+	if *f.RelayIn < f.PayloadBytes || *f.RelayOut < f.PayloadBytes*99/100 || *f.RelayIn > f.PayloadBytes*112/100+1<<20 {
+		t.Errorf("relay %d in, %d out, for %d of payload", *f.RelayIn, *f.RelayOut, f.PayloadBytes)
+	}
+	for _, side := range []struct {
+		name string
+		rss  *int64
+	}{{"sender", r.Sender.RSS}, {"receiver", r.Receiver.RSS}} {
+		if side.rss == nil || *side.rss > 60e6 {
+			t.Errorf("resident memory of the %s: %v", side.name, side.rss)
+		} else {
+			t.Logf("the %s has %d MB resident", side.name, *side.rss/1e6)
+		}
+	}
+	if html, err := os.ReadFile(page); err != nil || !strings.Contains(string(html), "<svg") || !strings.Contains(string(html), "</html>") {
+		t.Errorf("report of %d bytes, %v", len(html), err)
+	}
+}
+
+// Where no direct path can be had, bench measures the other one, says why, and
+// ends with 3; and the other kinds of measurement work as well.
+func TestBenchRelayed(t *testing.T) {
+	s := stand(t, "symmetric", "port-restricted")
+	a, _ := s.agents(nil)
+	onPath(t, a, "relayed")
+	a.interruptInside(t)
+
+	r, code := s.bench("--compare")
+	if code != 3 {
+		t.Errorf("exit code %d, want 3", code)
+	}
+	if r.Direct != nil {
+		t.Errorf("a direct path was measured: %+v", *r.Direct)
+	}
+	r.whole(t, "relayed", r.Relayed)
+	if !strings.HasPrefix(r.Verdict, "relayed: ") || !strings.Contains(r.Verdict, "symmetric") {
+		t.Errorf("verdict %q", r.Verdict)
+	}
+
+	const mbps = 20
+	r, code = s.bench("--udp", "20M", "-t", "2", "--both")
+	if code != 0 || r.Relayed == nil || r.Relayed.Goodput == nil || r.Relayed.Loss == nil {
+		t.Fatalf("datagrams: exit code %d, %+v", code, r.Relayed)
+	}
+	t.Logf("datagrams at %d Mbit/s each way: %.1f Mbit/s, loss %.4f", mbps, *r.Relayed.Goodput, *r.Relayed.Loss)
+	if got := *r.Relayed.Goodput; got > 2*mbps*1.1 || got < 2*mbps*0.5 {
+		t.Errorf("datagrams at %d Mbit/s each way made %.1f", mbps, got)
+	}
+	r, code = s.bench("--reverse", "-P", "4", "-t", "2")
+	if code != 0 || r.Relayed == nil || r.Sender.Name != "b" {
+		t.Errorf("four streams from the peer: exit code %d, %+v from %q", code, r.Relayed, r.Sender.Name)
+	}
+}
