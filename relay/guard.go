@@ -39,6 +39,15 @@ func (g *udpGuard) HandleData(p *udpsock.Packet) {
 	}
 }
 
+// channelOf tells the channels of one client apart, and what is no ChannelData
+// from them.
+func channelOf(datagram []byte) uint32 {
+	if !stunmsg.IsChannelData(datagram) {
+		return 0
+	}
+	return uint32(datagram[0])<<8 | uint32(datagram[1])
+}
+
 // HandleSTUN is not called on a raw socket.
 func (g *udpGuard) HandleSTUN([]byte, netip.AddrPort) {}
 

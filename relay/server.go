@@ -134,7 +134,7 @@ func (s *Server) listenUDP() error {
 // one listener, so that a client's allocation is found whichever its datagrams
 // come to.
 func (s *Server) openUDP(addr netip.AddrPort, at stunAddr) (*udpGuard, error) {
-	cfg := udpsock.Config{Network: "udp4", Addr: addr, Raw: true, Portable: s.cfg.Portable}
+	cfg := udpsock.Config{Network: "udp4", Addr: addr, Raw: true, Flow: channelOf, Portable: s.cfg.Portable}
 	turn := at == stunAddr{}
 	var socks []*udpsock.Socket
 	var err error

@@ -3,6 +3,7 @@ package udpsock
 import (
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"sync"
 	"time"
@@ -18,7 +19,7 @@ type loop struct {
 	once  sync.Once
 
 	mu      sync.RWMutex
-	watched map[int32]*watched // by file descriptor
+	watched map[int32]*watched // by file descriptor; nil once closed
 
 	batch batch // owned by the goroutine
 	pace  pace  // likewise
@@ -84,8 +85,11 @@ func (s *Socket) readInLoop(h Handler) (watched bool, err error) {
 func (l *loop) add(s *Socket, c *rawConn, h Handler) error {
 	return control(c, func(fd int) error {
 		l.mu.Lock()
+		defer l.mu.Unlock()
+		if l.watched == nil {
+			return net.ErrClosed
+		}
 		l.watched[int32(fd)] = &watched{s, c, h}
-		l.mu.Unlock()
 		return l.watch(fd)
 	})
 }
@@ -108,6 +112,9 @@ func (l *loop) forget(fd int, c *rawConn) {
 // close ends the loop and waits for it.
 func (l *loop) close() {
 	l.once.Do(func() {
+		l.mu.Lock()
+		l.watched = nil
+		l.mu.Unlock()
 		unix.Write(l.wake, []byte{0: 1, 7: 0}) // any number but 0
 		<-l.ended
 		unix.Close(l.epoll)
@@ -175,7 +182,7 @@ func (l *loop) read(w *watched) bool {
 	for _, p := range packets {
 		w.s.received(p)
 	}
-	merge(packets)
+	merge(packets, w.s.flow)
 	for i, p := range packets {
 		if len(p.Data) > 0 && w.s.handOn(p, w.h) {
 			packets[i] = nil

@@ -4,13 +4,14 @@ package udpsock
 // leave as one batch: what UDP_GRO does for a sender which uses UDP_SEGMENT is
 // done here for one which does not. ps are Packets in the order of arrival.
 // Each is either kept, maybe longer now, or joined to one before it, and then
-// its Data is empty. The order within a flow is kept.
-func merge(ps []*Packet) {
+// its Data is empty. The order within a flow is kept. What has one source is one
+// flow, unless flow tells more of them apart.
+func merge(ps []*Packet, flow func(datagram []byte) uint32) {
 	for i, p := range ps {
 		if len(p.Data) == 0 {
 			continue
 		}
-		if run := latest(ps[:i], p); run != nil && run.takes(p) {
+		if run := latest(ps[:i], p, flow); run != nil && run.takes(p) {
 			n := len(run.Data)
 			run.Data = run.buf[:n+copy(run.buf[n:], p.Data)]
 			p.Data = p.Data[:0]
@@ -18,11 +19,15 @@ func merge(ps []*Packet) {
 	}
 }
 
-// latest is the last of ps from the source of p.
-func latest(ps []*Packet, p *Packet) *Packet {
+// latest is the last of ps that is of the flow of p.
+func latest(ps []*Packet, p *Packet, flow func([]byte) uint32) *Packet {
 	for i := len(ps) - 1; i >= 0; i-- {
-		if len(ps[i].Data) > 0 && ps[i].Src == p.Src {
-			return ps[i]
+		q := ps[i]
+		if len(q.Data) == 0 || q.Src != p.Src {
+			continue
+		}
+		if flow == nil || flow(q.Data) == flow(p.Data) {
+			return q
 		}
 	}
 	return nil

@@ -43,6 +43,10 @@ type Config struct {
 	// address. There is no RoundTrip then.
 	Raw bool
 
+	// Flow tells apart what one source sends to several receivers behind us,
+	// by the first datagram of a batch; nil is one flow. See [Loops].
+	Flow func(datagram []byte) uint32
+
 	// Trace records the opening; nil is fine.
 	Trace *trace.Recorder
 }
@@ -68,6 +72,7 @@ type Socket struct {
 	// Constant after Listen.
 	network string
 	raw     bool
+	flow    func([]byte) uint32
 	local   netip.AddrPort
 	conn    conn
 	closed  chan struct{}
@@ -143,6 +148,7 @@ func newSocket(c Config, cn conn) *Socket {
 	return &Socket{
 		network: c.Network,
 		raw:     c.Raw,
+		flow:    c.Flow,
 		conn:    cn,
 		closed:  make(chan struct{}),
 		waiters: make(map[stunmsg.TransactionID]*waiter),

@@ -1,0 +1,123 @@
+package udpsock
+
+import (
+	"bytes"
+	"fmt"
+	"net/netip"
+	"strings"
+	"testing"
+)
+
+var (
+	alice = netip.MustParseAddrPort("192.0.2.1:1000")
+	bob   = netip.MustParseAddrPort("192.0.2.1:1001")
+)
+
+func TestMerge(t *testing.T) {
+	first := func(b []byte) uint32 { return uint32(b[0]) }
+	for name, tc := range map[string]struct {
+		in   string // source:datagrams, seg/ first where the kernel had joined some
+		flow func([]byte) uint32
+		want string
+	}{
+		"one":                 {"a:xyz", nil, "a:3/xyz"},
+		"one flow":            {"a:xyz a:uvw a:rst", nil, "a:3/xyzuvwrst"},
+		"short one ends":      {"a:xyz a:uv a:rst", nil, "a:3/xyzuv a:3/rst"},
+		"longer one begins":   {"a:xy a:uvw a:rst", nil, "a:2/xy a:3/uvwrst"},
+		"interleaved":         {"a:xyz b:123 a:uvw b:456", nil, "a:3/xyzuvw b:3/123456"},
+		"order within a flow": {"a:xy a:uvw b:12 a:rs a:op", nil, "a:2/xy a:3/uvwrs b:2/12 a:2/op"},
+		"joined by kernel":    {"a:2/xyuv a:2/rst a:2/op", nil, "a:2/xyuvrst a:2/op"},
+		"joined, other size":  {"a:3/xyzuvw a:2/rsto", nil, "a:3/xyzuvw a:2/rsto"},
+		"empty between":       {"a:xyz a: a:uvw", nil, "a:3/xyzuvw"},
+		"channels":            {"a:x1 a:y1 a:x2 a:y2", first, "a:2/x1x2 a:2/y1y2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ps := packetsOf(tc.in)
+			merge(ps, tc.flow)
+			if got := wordsOf(ps); got != tc.want {
+				t.Errorf("got %s, want %s", got, tc.want)
+			}
+		})
+	}
+}
+
+// What is joined leaves room for a relay's headers in one send.
+func TestMergeIsBounded(t *testing.T) {
+	var ps []*Packet
+	for range 64 {
+		ps = append(ps, NewPacket(make([]byte, 1452), 0, alice))
+	}
+	merge(ps, nil)
+	if n := ps[0].Count(); len(ps[0].Data)+4*n > maxSend || n < 40 {
+		t.Errorf("%d datagrams in one batch", n)
+	}
+}
+
+func packetsOf(s string) (ps []*Packet) {
+	for _, word := range strings.Split(s, " ") {
+		src, data, _ := strings.Cut(word, ":")
+		seg := 0
+		if before, after, ok := strings.Cut(data, "/"); ok {
+			fmt.Sscan(before, &seg)
+			data = after
+		}
+		from := alice
+		if src == "b" {
+			from = bob
+		}
+		ps = append(ps, NewPacket([]byte(data), seg, from))
+	}
+	return ps
+}
+
+func wordsOf(ps []*Packet) string {
+	var words []string
+	for _, p := range ps {
+		if len(p.Data) == 0 {
+			continue
+		}
+		src := "a"
+		if p.Src == bob {
+			src = "b"
+		}
+		words = append(words, fmt.Sprintf("%s:%d/%s", src, p.Seg, p.Data))
+	}
+	return strings.Join(words, " ")
+}
+
+// Whatever comes: each flow has the same datagrams in the same order after.
+func FuzzMerge(f *testing.F) {
+	f.Add([]byte{3, 3, 3, 2, 3, 0x83, 0x83})
+	f.Fuzz(func(t *testing.T, sizes []byte) {
+		if len(sizes) > 64 {
+			return
+		}
+		var ps []*Packet
+		want := map[netip.AddrPort][]byte{}
+		serial := byte(0)
+		for _, n := range sizes {
+			from := alice
+			if n&0x80 != 0 {
+				from = bob
+			}
+			d := bytes.Repeat([]byte{serial}, int(n&0x7f))
+			serial++
+			ps = append(ps, NewPacket(d, 0, from))
+			if len(d) > 0 {
+				want[from] = append(append(want[from], byte(len(d))), d...)
+			}
+		}
+		merge(ps, nil)
+		got := map[netip.AddrPort][]byte{}
+		for _, p := range ps {
+			for d := range p.Datagrams() {
+				got[p.Src] = append(append(got[p.Src], byte(len(d))), d...)
+			}
+		}
+		for from := range want {
+			if !bytes.Equal(got[from], want[from]) {
+				t.Errorf("from %v: got %x, want %x", from, got[from], want[from])
+			}
+		}
+	})
+}
