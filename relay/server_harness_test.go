@@ -283,7 +283,12 @@ type peer struct {
 
 func newPeer(t *testing.T) peer {
 	t.Helper()
-	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(loopback, 0)))
+	return newPeerAt(t, loopback.String())
+}
+
+func newPeerAt(t *testing.T, ip string) peer {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.AddrPortFrom(netip.MustParseAddr(ip), 0)))
 	if err != nil {
 		t.Fatal(err)
 	}

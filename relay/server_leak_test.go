@@ -2,38 +2,54 @@ package relay
 
 import (
 	"net/netip"
+	"os"
 	"runtime"
 	"testing"
 	"time"
 )
 
-// A thousand allocations, made and expired, leave nothing behind: no
-// goroutine, no socket, no entry anywhere.
-func TestNoLeakOverThousandAllocations(t *testing.T) {
+// Ten thousand allocations, made and expired, leave nothing behind: no
+// goroutine, no socket, no memory, no entry anywhere. The server's clock is
+// moved, so that channels and permissions expire as well; the lifetimes are
+// the shortest that a client can have.
+func TestNoLeakOverManyAllocations(t *testing.T) {
+	total := 10000
+	if raceEnabled {
+		total = 1000
+	}
+	clk := newClock()
 	cfg := labConfig()
-	cfg.Limits = Limits{AllocationsPerUser: 2000, AllocationsPerIP: 2000, ErrorsPerSecond: 5000, ErrorsPerSecondTotal: 5000}
+	cfg.Now = clk.now
+	cfg.Limits = Limits{
+		AllocationsPerUser: 20000, AllocationsPerIP: 20000, SessionRate: 1e9,
+		ErrorsPerSecond: 5000, ErrorsPerSecondTotal: 5000,
+	}
 	s := startServer(t, cfg)
 	warm := dialTURN(t, s, "udp", "warm")
 	warm.allocate()
 	wantCode(t, warm.refresh(0), 0)
 	waitFor(t, "the first allocation to end", func() bool { return s.places() == 0 })
-	goroutines := runtime.NumGoroutine()
+	goroutines, files, heap := runtime.NumGoroutine(), openFiles(t), heapInUse()
 
-	const total, batch = 1000, 100
-	for range total / batch {
-		for i := range batch {
-			c := dialTURN(t, s, "udp", "u")
-			if i%10 != 0 {
-				wantCode(t, c.tryAllocate(time.Second), 0)
-			} else {
-				wantCode(t, c.tryAllocate(3*time.Second), 0)
-				wantCode(t, c.bind(0x4000, netip.AddrPortFrom(loopback, 9)), 0)
-			}
+	const atOnce = 2000
+	for i := range total {
+		waitFor(t, "room", func() bool { return s.places() < atOnce })
+		c := dialTURN(t, s, "udp", "u")
+		c.realm, c.nonce = warm.realm, warm.nonce
+		wantCode(t, c.tryAllocate(time.Second), 0)
+		if i%10 == 0 {
+			wantCode(t, c.bind(0x4000, netip.AddrPortFrom(loopback, 9)), 0)
+			clk.advance(time.Second)
 		}
+		c.conn.Close()
 	}
 	waitFor(t, "all to expire", func() bool { return s.places() == 0 })
 	waitFor(t, "their goroutines to end", func() bool { return runtime.NumGoroutine() <= goroutines })
-	if st := s.Stats(); st.AllocationsTotal != total+1 || st.Allocations != 0 {
+	waitFor(t, "their sockets to be closed", func() bool { return openFiles(t) <= files })
+	if grown := heapInUse() - heap; grown > int64(total)*400+1<<20 {
+		t.Errorf("the heap grew by %d kB", grown>>10) // some is the test's own
+	}
+	if st := s.Stats(); st.AllocationsTotal != int64(total)+1 || st.Allocations != 0 {
 		t.Errorf("stats %+v", st)
 	}
 	s.ledger.mu.Lock()
@@ -44,6 +60,23 @@ func TestNoLeakOverThousandAllocations(t *testing.T) {
 	if got := len(s.events); got > 2*keptEvents {
 		t.Errorf("%d events kept", got)
 	}
+}
+
+// openFiles is 0 where the system does not tell.
+func openFiles(t *testing.T) int {
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+func heapInUse() int64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapInuse)
 }
 
 // places counts the allocations, and those under way to being one.

@@ -148,7 +148,8 @@ func (s *shaper) pass(p parcel) {
 		return
 	}
 	if len(s.queue) == 0 {
-		s.sendLocked(&p, time.Now())
+		s.budget.fill(s.rate, s.burst, time.Now())
+		s.sendLocked(&p)
 	}
 	wait := p.split(s.limit - s.queued)
 	if len(p.data) > 0 || s.closed {
@@ -166,8 +167,7 @@ func (s *shaper) pass(p parcel) {
 }
 
 // sendLocked sends what the budget allows of p.
-func (s *shaper) sendLocked(p *parcel, now time.Time) {
-	s.budget.fill(s.rate, s.burst, now)
+func (s *shaper) sendLocked(p *parcel) {
 	allowed := int(s.budget.tokens)
 	if s.budget.tokens >= s.burst {
 		allowed = max(allowed, min(p.seg, len(p.data))) // a datagram longer than the burst is paid afterwards
@@ -182,10 +182,12 @@ func (s *shaper) sendLocked(p *parcel, now time.Time) {
 func (s *shaper) release() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	// The timer may be late, which takes nothing from who waits.
+	s.budget.fill(s.rate, s.burst+float64(s.limit), time.Now())
 	for len(s.queue) > 0 && !s.closed {
 		p := &s.queue[0]
 		before := len(p.data)
-		s.sendLocked(p, time.Now())
+		s.sendLocked(p)
 		s.queued -= before - len(p.data)
 		if len(p.data) > 0 {
 			s.wakeLocked()

@@ -1,0 +1,146 @@
+package relay
+
+import (
+	"net/netip"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/stunmsg"
+)
+
+// A session gets its rate in each direction, and no more for a second
+// allocation of the same user.
+func TestSessionRate(t *testing.T) {
+	const rate = 8e6 // bits per second
+	cfg := labConfig()
+	cfg.Limits.SessionRate = rate
+	s := startServer(t, cfg)
+	p := newPeer(t)
+	payload := make([]byte, 1000)
+	message := stunmsg.AppendChannelData(nil, 0x4000, payload, false)
+	stop := make(chan struct{})
+	var senders sync.WaitGroup
+	flood := func(send func()) { // at about 1.6 times the rate
+		senders.Go(func() {
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(5 * time.Millisecond):
+					for range 8 {
+						send()
+					}
+				}
+			}
+		})
+	}
+	start := func() {
+		c := dialTURN(t, s, "udp", "u")
+		relayed := c.allocate()
+		wantCode(t, c.bind(0x4000, p.addr()), 0)
+		flood(func() { c.conn.Write(message) })
+		flood(func() { p.conn.WriteToUDPAddrPort(payload, relayed) })
+	}
+	measure := func(what string) {
+		t.Helper()
+		before, began := s.Stats().Relay, time.Now()
+		time.Sleep(time.Second)
+		after, d := s.Stats().Relay, time.Since(began).Seconds()
+		for leg, n := range map[string]int64{"to the peer": after.ToPeerBytes - before.ToPeerBytes, "to the client": after.ToClientBytes - before.ToClientBytes} {
+			if got := float64(n) * 8 / d; got < 0.95*rate || got > 1.05*rate {
+				t.Errorf("%s, %s: %.2f Mbit/s of %.0f", what, leg, got/1e6, rate/1e6)
+			}
+		}
+	}
+	start()
+	time.Sleep(100 * time.Millisecond) // the burst is over, the queue is full
+	measure("one allocation")
+	start()
+	measure("two allocations of one user")
+	close(stop)
+	senders.Wait()
+	if n := s.count.drops[dropBudget].Load(); n == 0 {
+		t.Error("nothing was dropped")
+	}
+}
+
+// What waits leaves in order; what would wait for more than shapeDelay is
+// dropped at once.
+func TestShaperQueue(t *testing.T) {
+	dropped := 0
+	s := newShaper(8e6, func(n int) { dropped += n }) // a byte per microsecond
+	var mu sync.Mutex
+	var got []byte
+	began := time.Now()
+	send := func(data []byte, _ int, _ netip.AddrPort) {
+		mu.Lock()
+		defer mu.Unlock()
+		got = append(got, data...)
+	}
+	const n = 60 // datagrams in each of three batches
+	for i := range 3 {
+		data := make([]byte, n*1000)
+		for j := range data {
+			data[j] = byte(i*n + j/1000)
+		}
+		s.pass(parcel{send: send, data: data, seg: 1000})
+	}
+	const admitted = 10 + 100 // burst and queue
+	waitFor(t, "the queue to empty", func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= admitted*1000 })
+	if d := time.Since(began); d < 90*time.Millisecond {
+		t.Errorf("110 kB at 1 MB/s and a burst of 10 kB took %v", d)
+	}
+	if d := 3*n - len(got)/1000; dropped != d || d < 3*n-admitted-3 {
+		t.Errorf("%d datagrams dropped, %d not sent", dropped, d)
+	}
+	for i := range len(got) / 1000 {
+		if int(got[i*1000]) != i {
+			t.Fatalf("datagram %d where %d belongs", got[i*1000], i)
+		}
+	}
+	s.close()
+	s.pass(parcel{send: send, data: make([]byte, 50000), seg: 1000})
+	s.release()
+}
+
+// A datagram longer than the burst passes all the same, and is paid for.
+func TestShaperLongDatagram(t *testing.T) {
+	s := newShaper(1e6, func(int) {})
+	defer s.close()
+	sent := 0
+	send := func(data []byte, _ int, _ netip.AddrPort) { sent += len(data) }
+	s.pass(parcel{send: send, data: make([]byte, 9000)})
+	s.pass(parcel{send: send, data: nil})
+	if s.mu.Lock(); sent != 9000 || s.budget.tokens > 0 {
+		t.Errorf("%d bytes sent, %.0f left", sent, s.budget.tokens)
+	}
+	s.mu.Unlock()
+}
+
+func TestSessions(t *testing.T) {
+	now := time.Unix(1000, 0)
+	none := sessions{byUser: make(map[string]*session)}
+	if none.join("u", now) != nil {
+		t.Error("a session without a rate")
+	}
+	none.leave("u", now)
+
+	all := sessions{rate: 1e6, byUser: make(map[string]*session)}
+	first := all.join("u", now)
+	if all.join("u", now) != first {
+		t.Error("a second allocation got a budget of its own")
+	}
+	all.leave("u", now)
+	all.leave("u", now)
+	if all.join("u", now.Add(time.Hour)) != first {
+		t.Error("an allocation after the last got a fresh budget")
+	}
+	all.leave("u", now)
+	for range 3 {
+		all.join("v", now.Add(time.Hour))
+	}
+	if len(all.byUser) != 1 || all.idle != 0 {
+		t.Errorf("%d sessions, %d idle, want that of v", len(all.byUser), all.idle)
+	}
+}
