@@ -308,6 +308,7 @@ func (b *bed) relayedThrough(ctx context.Context, server string) (mbps float64, 
 		return 0, err
 	}
 	defer s.stop()
+	defer func() { err = s.explain(err) }()
 	user, password, err := turn.GenerateLongTermTURNRESTCredentials(turnSecret, "bench", time.Hour)
 	if err != nil {
 		return 0, err

@@ -73,6 +73,9 @@ func (b *bed) build(ctx context.Context) error {
 	if err := b.findSignal(ctx); err != nil {
 		return err
 	}
+	if err := b.write(secretName, turnSecret); err != nil {
+		return err
+	}
 	return b.openNATs(ctx)
 }
 

@@ -135,6 +135,20 @@ func (p *process) await(ctx context.Context, s *spool, what string, ok func(stri
 	}
 }
 
+// explain adds to an error that the program has ended, where it has: whoever needed
+// it may know no more than that nobody answered.
+func (p *process) explain(err error) error {
+	if err == nil {
+		return nil
+	}
+	select {
+	case <-p.ended:
+		return fmt.Errorf("%w (%w)", err, p.failed("", errors.Join(errEnded, p.err)))
+	default:
+		return err
+	}
+}
+
 // wait waits for the program's own end, which has to be a good one.
 func (p *process) wait(ctx context.Context) error {
 	select {
@@ -155,14 +169,20 @@ func (p *process) stop() {
 	if p == nil {
 		return
 	}
-	p.signal(syscall.SIGINT)
-	select {
-	case <-p.ended:
-		return
-	case <-time.After(patience):
+	// What entered the node goes last: while it waits, nobody takes the program for
+	// gone that still has its ports.
+	for _, end := range []func(){
+		func() { p.signal(syscall.SIGINT) },
+		func() { p.signal(syscall.SIGKILL) },
+		func() { p.cmd.Process.Kill() },
+	} {
+		end()
+		select {
+		case <-p.ended:
+			return
+		case <-time.After(patience):
+		}
 	}
-	p.signal(syscall.SIGKILL)
-	p.cmd.Process.Kill()
 	<-p.ended
 }
 

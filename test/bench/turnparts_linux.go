@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
@@ -10,19 +11,23 @@ import (
 )
 
 // measureTURN loads our relay and coturn, one after the other, in every way.
-func measureTURN(ctx context.Context, b *bed, rec recorder) error {
+func measureTURN(ctx context.Context, b *bed, rec recorder) (failed error) {
 	for _, load := range turnLoads() {
 		for _, server := range []string{signalServer, coturnServer} {
 			r, err := b.load(ctx, server, load)
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
 			if err != nil {
-				return fmt.Errorf("%s, %s: %w", server, load, err)
+				failed = errors.Join(failed, fmt.Errorf("%s, %s: %w", server, load, err))
+				continue // the others are not worse for it
 			}
 			rec.set(load.key(server, "mbps"), r.Mbps)
 			rec.set(load.key(server, "loss"), 100*r.Loss)
 			rec.set(load.key(server, "cpu"), r.CPUPerGB)
 		}
 	}
-	return nil
+	return failed
 }
 
 // load starts a server, and clients behind nat-a with peers that are public.
@@ -32,6 +37,7 @@ func (b *bed) load(ctx context.Context, server string, load turnLoad) (r loadRes
 		return r, err
 	}
 	defer s.stop()
+	defer func() { err = s.explain(err) }()
 	pid, err := s.pid(ctx)
 	if err != nil {
 		return r, err
@@ -58,15 +64,11 @@ func (b *bed) load(ctx context.Context, server string, load turnLoad) (r loadRes
 // startLoad starts turn-load with its clients in a node. It runs outside of the
 // lab, as a process has one network and this one needs two.
 func (b *bed) startLoad(ctx context.Context, clients string, args ...string) (*process, error) {
-	secret, err := b.secretFile()
-	if err != nil {
-		return nil, err
-	}
 	network, err := b.namespace(ctx, clients)
 	if err != nil {
 		return nil, err
 	}
-	args = append([]string{"turn-load", "-server", serverAddr + ":" + turnPort, "-secret-file", secret, "-client-net", network}, args...)
+	args = append([]string{"turn-load", "-server", serverAddr + ":" + turnPort, "-secret-file", b.secretFile(), "-client-net", network}, args...)
 	return start("turn-load of "+clients, false, exec.Command(b.self, args...))
 }
 
@@ -81,13 +83,14 @@ func measureMemory(ctx context.Context, b *bed, rec recorder) error {
 	return nil
 }
 
-func (b *bed) memory(ctx context.Context, server string, rec recorder) error {
+func (b *bed) memory(ctx context.Context, server string, rec recorder) (err error) {
 	const idle = time.Second // for what happens after the start, and after the last allocation
 	s, err := b.startTURN(ctx, server)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
+	defer func() { err = s.explain(err) }()
 	pid, err := s.pid(ctx)
 	if err != nil {
 		return err
