@@ -19,7 +19,7 @@ help:
 	@echo 'make demo       link two peers behind NATs on this machine, and watch'
 	@echo 'make test       what a change has to pass, at most 10 minutes'
 	@echo 'make test-full  everything: NAT matrix, statistics, long faults, fuzzing; hours'
-	@echo 'make bench      measure this beside others, and write docs/measurements.md; 20 minutes, as root'
+	@echo 'make bench      measure this beside others, and write docs/measurements.md; 15 minutes, as root'
 	@echo 'make compose-demo  the same in containers: needs only Docker'
 	@echo 'make build      bin/p2pagent and bin/signal'
 	@echo 'make check      formatting, go vet for three systems, staticcheck'

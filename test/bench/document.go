@@ -144,12 +144,12 @@ func (d document) throughput(w *strings.Builder) {
 	}
 	table(w, "Throughput", fmt.Sprintf(`From peer-a to peer-b, through both NATs. iperf3 and quic-go send for %d s; quic-go
 has its own socket and the windows of our session, and its first %v are not counted,
-nor is iperf3's first second. Our session is that of `+"`p2pagent bench`"+`, which measures in
+nor are %d s of iperf3's. Our session is that of `+"`p2pagent bench`"+`, which measures in
 rounds of two seconds, and does not count the first half second of each: %d s with
 `+"`--require direct`"+` and with `+"`--relay-only`"+`, %d s of each path with `+"`--compare`"+`, which goes
 to and fro between them. CPU is that of whole processes, but with `+"`--compare`"+` what they
 report for a path.`,
-		d.effort.seconds, d.effort.skip, d.effort.benchFor, d.effort.compareFor),
+		d.effort.seconds, d.effort.skip, d.effort.omit, d.effort.benchFor, d.effort.compareFor),
 		[]string{"", "Mbit/s", "of raw TCP", "CPU, sender", "CPU, receiver"}, [][]string{
 			row("raw TCP (iperf3)", rawMbps, "", ""),
 			row("plain quic-go", quicMbps, quicSendCPU, quicRecvCPU),
