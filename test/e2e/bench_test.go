@@ -200,3 +200,39 @@ func TestBenchRelayed(t *testing.T) {
 		t.Errorf("four streams from the peer: exit code %d, %+v from %q", code, r.Relayed, r.Sender.Name)
 	}
 }
+
+// --relay-rate holds a session to its rate, whatever the agents try, and after
+// each change of path as before; the direct path is nobody's to hold.
+func TestRelayRate(t *testing.T) {
+	const mbps = 40
+	s := stand(t, "port-restricted", "port-restricted")
+	server := s.exec("signal", "signal", "--public-ip", "192.0.2.2", "--alt-ip", "192.0.2.3", "--listen", ":9080", "--turn-listen", ":4478",
+		"--token-file", s.file("token"), "--turn-secret-file", s.file("secret"), "--relay-rate", "40M",
+		"--allow-peer", "192.0.2.0/24", "--allow-peer", "198.51.100.0/24", "--allow-peer", "203.0.113.0/24")
+	url := server.await(t, server.stdout, `export P2PAGENT_SIGNAL=(\S+)\n`)[1]
+	a, _ := s.agents(nil, "--signal", url)
+	onPath(t, a, "direct")
+	a.interruptInside(t)
+
+	r, code := s.bench("--compare", "--signal", url)
+	if code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	r.whole(t, "direct", r.Direct)
+	r.whole(t, "relayed", r.Relayed)
+	for _, round := range r.Rounds {
+		if round.Path != "relayed" {
+			continue
+		}
+		// What is limited is what the relay carries: QUIC's packets, 1452 bytes
+		// for some 1410 of payload.
+		rate := float64(round.Bytes) * 8 / 1e6 / round.Seconds * 1452 / 1410
+		t.Logf("%.1f Mbit/s over the relay", rate)
+		if rate > mbps*1.05 || rate < mbps*0.95 {
+			t.Errorf("%.1f Mbit/s over the relay, where %d are allowed", rate, mbps)
+		}
+	}
+	if *r.Direct.Goodput < 3*mbps {
+		t.Errorf("the direct path made %.0f Mbit/s", *r.Direct.Goodput)
+	}
+}
