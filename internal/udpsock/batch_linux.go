@@ -11,13 +11,13 @@ import (
 
 const (
 	// maxBatch is how many datagrams (or what UDP_GRO made of several) one
-	// call takes.
+	// call takes at most, minBatch when little comes.
+	minBatch = 16
 	maxBatch = 64
 
 	// batchBytes is how much one call should take: more than that does not
 	// stay in the cache until it is sent.
 	batchBytes = 256 << 10
-	minBatch   = 4
 )
 
 // A batch is what one recvmmsg fills. The Packets are taken from the pool when
@@ -30,6 +30,7 @@ type batch struct {
 	control [maxBatch][controlSize]byte
 
 	size   int  // how many messages to ask for, by what came last
+	held   int  // no Packets from here on
 	single bool // the kernel has no recvmmsg
 }
 
@@ -46,7 +47,7 @@ type messageHeader struct {
 // next read; who keeps a Packet puts nil in its place.
 func (b *batch) read(c *rawConn) ([]*Packet, error) {
 	if b.size == 0 {
-		b.size = maxBatch
+		b.size = minBatch
 	}
 	b.prepare()
 	n, err := b.receive(c)
@@ -60,11 +61,27 @@ func (b *batch) read(c *rawConn) ([]*Packet, error) {
 		b.packets[i].set(int(h.n), seg, source(&b.sources[i]))
 		total += int(h.n)
 	}
-	b.size = min(max(minBatch, batchBytes*n/max(1, total)), maxBatch)
+	b.size = nextSize(b.size, n, total)
 	return b.packets[:n], nil
 }
 
+// nextSize is how many messages to ask for after a read of size gave n with so
+// many bytes: twice as many while all are filled, fewer when few are.
+func nextSize(size, n, bytes int) int {
+	switch {
+	case n == size:
+		size *= 2
+	case n < size/4:
+		size /= 2
+	}
+	size = min(max(minBatch, size), maxBatch)
+	return min(size, max(4, batchBytes*n/max(1, bytes)))
+}
+
+// prepare has Packets for a read, and gives back those that a larger one left,
+// so that a loop holds few when little comes.
 func (b *batch) prepare() {
+	b.release(b.size)
 	for i := range b.size {
 		if b.packets[i] == nil {
 			b.packets[i] = getPacket()
@@ -106,14 +123,15 @@ func asError(errno unix.Errno) error {
 	return errno
 }
 
-// release gives the Packets back.
-func (b *batch) release() {
-	for i, p := range b.packets {
-		if p != nil {
+// release gives back all Packets but the first so many.
+func (b *batch) release(keep int) {
+	for i := keep; i < b.held; i++ {
+		if p := b.packets[i]; p != nil {
 			packets.Put(p)
 			b.packets[i] = nil
 		}
 	}
+	b.held = keep
 }
 
 func source(sa *unix.RawSockaddrInet4) netip.AddrPort {

@@ -127,7 +127,7 @@ func (l *loop) close() {
 // more is reported again, after the others have had their turn.
 func (l *loop) run() {
 	defer close(l.ended)
-	defer l.batch.release()
+	defer l.batch.release(0)
 	events := make([]unix.EpollEvent, 128)
 	for failures := 0; ; {
 		failed := false

@@ -116,13 +116,13 @@ func TestLoopsJoin(t *testing.T) {
 	}
 	defer s.Close()
 	from := m.listen(t)
-	for range 40 {
+	for range 16 {
 		from.Send(pattern(1000, 0), 0, s.LocalAddr())
 	}
 	in := counted{make(chan int, 64)}
 	l.Read(s, in)
-	if n := receive(t, in.batches); n != 40 {
-		t.Errorf("%d of 40 datagrams came together", n)
+	if n := receive(t, in.batches); n != 16 {
+		t.Errorf("%d of 16 datagrams came together", n)
 	}
 }
 

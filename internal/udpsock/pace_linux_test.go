@@ -41,6 +41,24 @@ func TestNapIsShort(t *testing.T) {
 	}
 }
 
+func TestNextSize(t *testing.T) {
+	for _, tc := range []struct{ size, n, bytes, want int }{
+		{16, 1, 100, 16},
+		{16, 16, 1600, 32},
+		{4, 1, 100, 16},
+		{64, 64, 6400, 64},
+		{64, 20, 2000, 64},
+		{64, 2, 200, 32},
+		{64, 64, 64 << 16, 4}, // coalesced by the kernel
+		{8, 8, 8 * 16000, 16},
+		{16, 1, 0, 16},
+	} {
+		if got := nextSize(tc.size, tc.n, tc.bytes); got != tc.want {
+			t.Errorf("%+v: %d", tc, got)
+		}
+	}
+}
+
 func TestLoopForgetsClosedSockets(t *testing.T) {
 	l, err := NewLoops(1, false)
 	if err != nil {
