@@ -10,8 +10,7 @@
 //
 //	client ── UDP ───────┐         ┌─ Binding ──────────── Responder
 //	client ── TCP, TLS ──┤  guard ─┼─ requests ─ judged ── engine (pion/turn)
-//	                     └─────────┼─ Send indications ─── engine ─┐
-//	                               └─ ChannelData ──────── relayConn ── peer
+//	                     └─────────┴─ data ─────────────── relayConn ── peer
 //
 // pion/turn v3 keeps the allocations, permissions and lifetimes. It never
 // reads from a network: the guard authenticates and judges every request, and
@@ -20,9 +19,9 @@
 // made here too, which is how a denied peer gets 403, a Refresh without an
 // allocation 437, another user's request 441, and a quota 486.
 //
-// Data of a channel does not pass pion. It moves between the client's socket
-// and the relayed one in the batches that the kernel delivers (udpsock), with
-// the headers taken off or put on in place.
+// Data does not pass pion. It moves between the client's socket and the relayed
+// one in batches (udpsock.Loops), and what came as one batch leaves as one, also
+// when the client or the peer sent it datagram by datagram.
 //
 // What is refused, and how:
 //
@@ -36,6 +35,8 @@
 //     Allocate. What its user has allocated goes on being refreshed.
 //   - More than so many allocations of one user or address (486), of all
 //     (508), and more peers than one allocation may have (508): [Limits].
+//   - More than [Limits].SessionRate of one user in one direction, over all its
+//     allocations: waits for up to 100 ms, then is dropped.
 //   - Unauthenticated requests beyond a rate per source and in all: silence.
 //
 // TURN is served at [ServerConfig].PublicIP, each address has a socket of its
@@ -43,7 +44,10 @@
 //
 // Read policy.go for who may be reached, guard.go for the way of a message,
 // guard_request.go for what each request does, server_engine.go for pion's
-// place, server_relay.go for the way of a byte.
+// place, server_data.go for the way of a byte.
+//
+// The response to a Refresh carries one attribute of our own, 0xE4A7: what the
+// allocation has relayed, see [Traffic].
 //
 // # Client
 //

@@ -426,6 +426,16 @@ func refused(t *testing.T, addr string) {
 	})
 }
 
+func TestRelayRate(t *testing.T) {
+	for in, want := range map[string]int64{
+		"": 0, "0": 0, "10M": 10e6, "1.5M": 1.5e6, "640k": 640e3, "2G": 2e9, "1000000": 1e6,
+	} {
+		if got, err := parseRate("--relay-rate", in); got != want || err != nil {
+			t.Errorf("%q: %d, %v; want %d", in, got, err, want)
+		}
+	}
+}
+
 func TestUsageErrors(t *testing.T) {
 	for name, args := range map[string][]string{
 		"unknown flag":      {"--nonsense"},
@@ -439,6 +449,10 @@ func TestUsageErrors(t *testing.T) {
 		"domain and relay":  {"--domain", "a.example", "--only", "relay"},
 		"ports":             {"--relay-ports", "5-4"},
 		"privileged ports":  {"--relay-ports", "1-65535"},
+		"rate in words":     {"--relay-rate", "fast"},
+		"rate too small":    {"--relay-rate", "10"},
+		"negative rate":     {"--relay-rate", "-10M"},
+		"rate not a number": {"--relay-rate", "NaNM"},
 		"listen":            {"--listen", "8080"},
 		"listen name":       {"--listen", "localhost:8080"},
 		"public IP":         {"--public-ip", "::1"},

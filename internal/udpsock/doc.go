@@ -14,6 +14,10 @@
 // of a QUIC transfer is system calls per packet. Elsewhere, and on request
 // (Config.Portable), the same interface does one datagram per call.
 //
+// A server with many sockets reads them by [Loops]: a few goroutines take many
+// datagrams a call from whoever sent them (recvmmsg) and join those of one flow,
+// as if the sender had used UDP_SEGMENT.
+//
 // It does not know sessions, paths or peers: anybody may send to a UDP port,
 // and who is allowed in is for the Handler to decide. It does not retry data.
 //
@@ -29,4 +33,6 @@
 // socket.go for the type, serve.go for reading, split.go for how a batch is
 // divided, send.go for sending, roundtrip.go for STUN requests. conn.go is the
 // seam below which the platforms differ: conn_linux.go and conn_portable.go.
+// loops.go is for servers: loop_linux.go waits, batch_linux.go reads, merge.go
+// joins, pace_linux.go says when to wait a little longer.
 package udpsock
