@@ -77,3 +77,24 @@ func TestLoopForgetsClosedSockets(t *testing.T) {
 		t.Errorf("%d closed sockets are still watched", n)
 	}
 }
+
+// Some sandboxes have no recvmmsg: then a loop takes one message a call.
+func TestLoopWithoutRecvmmsg(t *testing.T) {
+	l, err := NewLoops(1, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	l.loops[0].batch.single = true
+	m := mode{"udp4", "127.0.0.1:0", false}
+	in := newInbox()
+	s, from := l.listenAnd(t, m, in), m.listen(t)
+	for range 3 {
+		from.Send(pattern(5*100, 100), 100, s.LocalAddr())
+	}
+	for range 15 {
+		if d := receive(t, in.data); len(d) != 100 {
+			t.Fatalf("datagram of %d bytes", len(d))
+		}
+	}
+}
