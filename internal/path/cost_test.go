@@ -21,7 +21,8 @@ func newCrowd(t *testing.T) *crowd {
 	return c
 }
 
-// meet tries the relayed paths, and soon after the direct one.
+// meet tries the relayed paths, and soon after the direct one, and waits until
+// that has proved how much it carries.
 func (c *crowd) meet(t *testing.T) {
 	c.relay(t)
 	try(t, c.a, c.relayA, c.relayB, Relayed)
@@ -30,6 +31,11 @@ func (c *crowd) meet(t *testing.T) {
 	time.Sleep(200 * time.Millisecond)
 	c.direct(t)
 	c.on(t, Direct, time.Second)
+	for _, conn := range []*Conn{c.a, c.b} {
+		for p, _ := conn.Active(); p.Size < DefaultMaxDatagram; p, _ = conn.Active() {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
 }
 
 // probed is how many bytes of probes and answers both sides have sent, in all
