@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/stunmsg"
@@ -44,13 +45,22 @@ func TestSessionRate(t *testing.T) {
 	}
 	measure := func(what string) {
 		t.Helper()
-		before, began := s.Stats().Relay, time.Now()
-		time.Sleep(time.Second)
-		after, d := s.Stats().Relay, time.Since(began).Seconds()
-		for leg, n := range map[string]int64{"to the peer": after.ToPeerBytes - before.ToPeerBytes, "to the client": after.ToClientBytes - before.ToClientBytes} {
-			if got := float64(n) * 8 / d; got < 0.95*rate || got > 1.05*rate {
-				t.Errorf("%s, %s: %.2f Mbit/s of %.0f", what, leg, got/1e6, rate/1e6)
+		second := func() (toPeer, toClient float64) {
+			before, began := s.Stats().Relay, time.Now()
+			time.Sleep(time.Second)
+			after, d := s.Stats().Relay, time.Since(began).Seconds()
+			return float64(after.ToPeerBytes-before.ToPeerBytes) * 8 / d, float64(after.ToClientBytes-before.ToClientBytes) * 8 / d
+		}
+		// Never more; less only while the machine does not let the senders send.
+		var toPeer, toClient float64
+		for range 3 {
+			toPeer, toClient = second()
+			if max(toPeer, toClient) > 1.05*rate || min(toPeer, toClient) >= 0.95*rate {
+				break
 			}
+		}
+		if max(toPeer, toClient) > 1.05*rate || min(toPeer, toClient) < 0.95*rate {
+			t.Errorf("%s: %.2f Mbit/s to the peer, %.2f to the client, of %.0f", what, toPeer/1e6, toClient/1e6, rate/1e6)
 		}
 	}
 	start()
@@ -68,40 +78,42 @@ func TestSessionRate(t *testing.T) {
 // What waits leaves in order; what would wait for more than shapeDelay is
 // dropped at once.
 func TestShaperQueue(t *testing.T) {
-	dropped := 0
-	s := newShaper(8e6, func(n int) { dropped += n }) // a byte per microsecond
-	var mu sync.Mutex
-	var got []byte
-	began := time.Now()
-	send := func(data []byte, _ int, _ netip.AddrPort) {
-		mu.Lock()
-		defer mu.Unlock()
-		got = append(got, data...)
-	}
-	const n = 60 // datagrams in each of three batches
-	for i := range 3 {
-		data := make([]byte, n*1000)
-		for j := range data {
-			data[j] = byte(i*n + j/1000)
+	synctest.Test(t, func(t *testing.T) {
+		dropped := 0
+		s := newShaper(8e6, func(n int) { dropped += n }) // a byte per microsecond
+		var got []byte
+		began := time.Now()
+		var last time.Duration
+		send := func(data []byte, _ int, _ netip.AddrPort) {
+			got = append(got, data...)
+			last = time.Since(began)
 		}
-		s.pass(parcel{send: send, data: data, seg: 1000})
-	}
-	const admitted = 10 + 100 // burst and queue
-	waitFor(t, "the queue to empty", func() bool { mu.Lock(); defer mu.Unlock(); return len(got) >= admitted*1000 })
-	if d := time.Since(began); d < 90*time.Millisecond {
-		t.Errorf("110 kB at 1 MB/s and a burst of 10 kB took %v", d)
-	}
-	if d := 3*n - len(got)/1000; dropped != d || d < 3*n-admitted-3 {
-		t.Errorf("%d datagrams dropped, %d not sent", dropped, d)
-	}
-	for i := range len(got) / 1000 {
-		if int(got[i*1000]) != i {
-			t.Fatalf("datagram %d where %d belongs", got[i*1000], i)
+		const n = 60 // datagrams in each of three batches
+		for i := range 3 {
+			data := make([]byte, n*1000)
+			for j := range data {
+				data[j] = byte(i*n + j/1000)
+			}
+			s.pass(parcel{send: send, data: data, seg: 1000})
 		}
-	}
-	s.close()
-	s.pass(parcel{send: send, data: make([]byte, 50000), seg: 1000})
-	s.release()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		const admitted = 10 + 100 // burst and queue
+		if d := 3*n - len(got)/1000; d != 3*n-admitted || dropped != d {
+			t.Errorf("%d datagrams dropped, %d not sent", dropped, d)
+		}
+		if last < 100*time.Millisecond || last > 102*time.Millisecond {
+			t.Errorf("100 kB waited %v for 1 MB/s", last)
+		}
+		for i := range len(got) / 1000 {
+			if int(got[i*1000]) != i {
+				t.Fatalf("datagram %d where %d belongs", got[i*1000], i)
+			}
+		}
+		s.close()
+		s.pass(parcel{send: send, data: make([]byte, 50000), seg: 1000})
+		s.release()
+	})
 }
 
 // A datagram longer than the burst passes all the same, and is paid for.
