@@ -75,9 +75,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if s.engine, err = newEngine(); err != nil {
 		return nil, err
 	}
-	// One of Go's processors is left to everything else; if the loops took all,
-	// the runtime would wake 50000 times a second to take one away.
-	if s.loops, err = udpsock.NewLoops(max(1, runtime.GOMAXPROCS(0)-1), cfg.Portable); err != nil {
+	if s.loops, err = udpsock.NewLoops(runtime.GOMAXPROCS(0), cfg.Portable); err != nil {
 		s.Close()
 		return nil, err
 	}

@@ -29,7 +29,10 @@ const (
 var errUsage = errors.New("usage")
 
 func main() {
-	runtime.GOMAXPROCS(runtime.GOMAXPROCS(0) + 1) // the relay reads with all but one
+	// As p2pagent does: more threads wake each other for the same packets.
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
+	}
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	os.Exit(run(os.Args[1:], environment{signals: signals, getenv: os.Getenv, stdout: os.Stdout, stderr: os.Stderr}))

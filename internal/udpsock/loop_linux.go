@@ -2,19 +2,23 @@ package udpsock
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// A loop is one goroutine that reads many sockets.
+// A loop is one goroutine that reads many sockets. While nothing comes it is
+// parked with an epoll descriptor in that of the Go runtime: a wait of its own
+// would be a system call that the runtime's monitor has to watch, every 20 us,
+// which cost more than what came.
 type loop struct {
-	epoll int
-	wake  int // an eventfd: readable when the loop is to end
+	epoll *os.File
+	ready syscall.RawConn // of epoll
 	ended chan struct{}
 	once  sync.Once
 
@@ -22,7 +26,6 @@ type loop struct {
 	watched map[int32]*watched // by file descriptor; nil once closed
 
 	batch batch // owned by the goroutine
-	pace  pace  // likewise
 }
 
 // watched is a socket and who gets what it receives.
@@ -33,27 +36,33 @@ type watched struct {
 }
 
 func newLoop() (*loop, error) {
-	l := &loop{wake: -1, ended: make(chan struct{}), watched: make(map[int32]*watched)}
-	var err error
-	if l.epoll, err = unix.EpollCreate1(unix.EPOLL_CLOEXEC); err != nil {
+	fd, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	if l.wake, err = unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK); err != nil {
-		unix.Close(l.epoll)
-		return nil, os.NewSyscallError("eventfd", err)
+	if err := unix.SetNonblock(fd, true); err != nil { // else the runtime does not watch it
+		unix.Close(fd)
+		return nil, os.NewSyscallError("fcntl", err)
 	}
-	if err = l.watch(l.wake); err != nil {
-		unix.Close(l.epoll)
-		unix.Close(l.wake)
+	l := &loop{epoll: os.NewFile(uintptr(fd), "epoll"), ended: make(chan struct{}), watched: make(map[int32]*watched)}
+	if l.ready, err = l.epoll.SyscallConn(); err == nil {
+		err = l.epoll.SetReadDeadline(time.Time{}) // an error where it is not watched
+	}
+	if err != nil {
+		l.epoll.Close()
 		return nil, err
 	}
 	go l.run()
 	return l, nil
 }
 
-func (l *loop) watch(fd int) error {
-	return os.NewSyscallError("epoll_ctl",
-		unix.EpollCtl(l.epoll, unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}))
+// watch adds a socket to those that the loop waits for.
+func (l *loop) watch(fd int) (err error) {
+	closed := l.ready.Control(func(epoll uintptr) {
+		err = os.NewSyscallError("epoll_ctl",
+			unix.EpollCtl(int(epoll), unix.EPOLL_CTL_ADD, fd, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: int32(fd)}))
+	})
+	return errors.Join(closed, err)
 }
 
 func (l *loop) open(c Config, shared bool) (*Socket, error) {
@@ -115,10 +124,7 @@ func (l *loop) close() {
 		l.mu.Lock()
 		l.watched = nil
 		l.mu.Unlock()
-		unix.Write(l.wake, []byte{0: 1, 7: 0}) // any number but 0
-		<-l.ended
-		unix.Close(l.epoll)
-		unix.Close(l.wake)
+		l.epoll.Close()
 	})
 	<-l.ended
 }
@@ -130,11 +136,12 @@ func (l *loop) run() {
 	defer l.batch.release(0)
 	events := make([]unix.EpollEvent, 128)
 	for failures := 0; ; {
+		n, err := l.wait(events)
+		if err != nil {
+			return // closed
+		}
 		failed := false
-		for _, e := range events[:l.wait(events)] {
-			if e.Fd == int32(l.wake) {
-				return
-			}
+		for _, e := range events[:n] {
 			if w := l.find(e.Fd); w != nil && !l.read(w) {
 				failed = true
 			}
@@ -148,22 +155,23 @@ func (l *loop) run() {
 	}
 }
 
-// wait returns how many of events there are, at least one unless interrupted.
-//
-// At some thousand datagrams a second, to be woken for each costs more than
-// all else that is done for it. Then a short nap lets several come together.
-func (l *loop) wait(events []unix.EpollEvent) int {
-	if l.pace.nap(time.Now()) {
-		nap(napTime)
-		if n := poll(l.epoll, events); n > 0 {
-			return n
-		}
+// wait returns how many of events there are, at least one. The error is that
+// the loop is closed.
+func (l *loop) wait(events []unix.EpollEvent) (n int, err error) {
+	err = l.ready.Read(func(epoll uintptr) bool {
+		n = poll(int(epoll), events)
+		return n > 0
+	})
+	return n, err
+}
+
+// poll does not wait, so the scheduler is not told of the call.
+func poll(epoll int, events []unix.EpollEvent) int {
+	n, _, errno := unix.RawSyscall6(unix.SYS_EPOLL_PWAIT, uintptr(epoll), uintptr(unsafe.Pointer(&events[0])), uintptr(len(events)), 0, 0, 0)
+	if errno != 0 {
+		return 0
 	}
-	n, err := unix.EpollWait(l.epoll, events, -1)
-	if err != nil && !errors.Is(err, unix.EINTR) {
-		panic(fmt.Sprintf("epoll_wait: %v", err)) // not possible with what it is given
-	}
-	return max(n, 0)
+	return int(n)
 }
 
 // read takes what has come to a socket, up to a batch, and hands it on. It is
@@ -177,7 +185,6 @@ func (l *loop) read(w *watched) bool {
 		w.s.counts.rxErrors.Add(1)
 		return false
 	}
-	l.pace.packets += len(packets)
 	w.s.counts.reads.Add(1)
 	for _, p := range packets {
 		w.s.received(p)

@@ -1,45 +1,6 @@
 package udpsock
 
-import (
-	"testing"
-	"time"
-)
-
-// A loop naps from the rate on where several datagrams come in a nap, and is
-// awake again as soon as fewer come.
-func TestPace(t *testing.T) {
-	now := time.Unix(1000, 0)
-	var p pace
-	at := func(perSecond int, d time.Duration) (naps bool) {
-		for end := now.Add(d); now.Before(end); now = now.Add(100 * time.Microsecond) {
-			p.packets += perSecond / 10000
-			naps = p.nap(now)
-		}
-		return naps
-	}
-	if at(0, 10*time.Millisecond) {
-		t.Error("naps when nothing comes")
-	}
-	if !at(40000, 10*time.Millisecond) {
-		t.Error("does not nap at 40000 datagrams a second")
-	}
-	if at(0, 3*time.Millisecond) {
-		t.Error("naps still when nothing comes any more")
-	}
-}
-
-// A datagram never waits long for a loop that naps.
-func TestNapIsShort(t *testing.T) {
-	best := time.Hour
-	for range 20 {
-		start := time.Now()
-		nap(napTime)
-		best = min(best, time.Since(start))
-	}
-	if best > 2*time.Millisecond {
-		t.Errorf("a nap of %v took %v at best", napTime, best)
-	}
-}
+import "testing"
 
 func TestNextSize(t *testing.T) {
 	for _, tc := range []struct{ size, n, bytes, want int }{
