@@ -34,5 +34,5 @@
 // divided, send.go for sending, roundtrip.go for STUN requests. conn.go is the
 // seam below which the platforms differ: conn_linux.go and conn_portable.go.
 // loops.go is for servers: loop_linux.go waits, batch_linux.go reads, merge.go
-// joins, pace_linux.go says when to wait a little longer.
+// joins.
 package udpsock
