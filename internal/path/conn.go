@@ -118,7 +118,6 @@ type Conn struct {
 	wg      sync.WaitGroup
 
 	// The data path: no locks but the outbox's and the ring's.
-	ended    atomic.Bool
 	route    atomic.Pointer[route]
 	out      outbox
 	sent     chan struct{} // closed when sendAll has returned
@@ -411,7 +410,6 @@ func (c *Conn) tell(ch Change) {
 // carriers and of QUIC are told, then the goroutines are waited for, and only
 // then what they used is let go.
 func (c *Conn) Close() error {
-	c.ended.Store(true)
 	c.out.end()
 	<-c.sent
 	var carriers map[Carrier]*carrier

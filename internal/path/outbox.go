@@ -50,6 +50,9 @@ func (o *outbox) init() {
 func (o *outbox) put(b []byte, seg int) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.ended {
+		return net.ErrClosed
+	}
 	for len(b) > 0 {
 		t, err := o.open(b, min(seg, len(b)))
 		if err != nil {

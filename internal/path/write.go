@@ -19,9 +19,6 @@ func (c *Conn) WriteTo(b []byte, _ net.Addr) (int, error) {
 // write leaves datagrams of seg bytes (the last may be shorter) to the sender.
 // Only the Conn's own end is an error.
 func (c *Conn) write(b []byte, seg int) error {
-	if c.ended.Load() {
-		return net.ErrClosed
-	}
 	if len(b) == 0 || seg <= 0 {
 		return nil
 	}
