@@ -31,6 +31,7 @@ var layer = map[string]int{
 	"internal/udpsock":  2,
 	"internal/stunmsg":  1,
 	"internal/trace":    0, // knows nobody, so that everybody may record
+	"internal/cli":      0, // what both programs do alike at their start
 	"internal/identity": 0, // keys and sealing stand alone, for whoever reviews them
 }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/measure"
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
@@ -22,6 +23,7 @@ const (
 	benchSkip       = 0.5 // of each round: the start is not the steady state
 	minComparisons  = 5   // rounds of each path
 	maxBenchSeconds = 3600.0
+	minDatagramRate = 1000.0 // bits a second
 )
 
 // benchOptions are the flags of bench.
@@ -130,12 +132,12 @@ func (o *benchOptions) plan(c *common) (measure.Plan, error) {
 		return refuse("-P is for streams, and --udp sends datagrams")
 	}
 	if o.udp != "" {
-		bits, err := parseRate(o.udp)
+		bits, err := cli.ParseRate(o.udp)
 		if err != nil {
 			return refuse("--udp %q: %w", o.udp, err)
 		}
-		if p.UDPMbps = bits / 1e6; p.UDPMbps > measure.MaxMbps {
-			return refuse("--udp %q: at most %vM", o.udp, measure.MaxMbps)
+		if p.UDPMbps = bits / 1e6; bits < minDatagramRate || p.UDPMbps > measure.MaxMbps {
+			return refuse("--udp %q: from 1k to %vM", o.udp, measure.MaxMbps)
 		}
 	}
 	switch {

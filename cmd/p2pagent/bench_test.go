@@ -45,8 +45,9 @@ func TestBenchPlan(t *testing.T) {
 		"--compare --require direct": "--require direct forbids it",
 		"--compare --relay-only":     "--relay-only forbids it",
 		"--udp 10M -P 2":             "-P is for streams",
+		"--udp 999":                  `--udp "999": from 1k to`,
 		"--udp fast":                 `--udp "fast": a rate is a number`,
-		"--udp 900G":                 `--udp "900G": at most`,
+		"--udp 900G":                 `--udp "900G": from 1k to`,
 	} {
 		if _, err := planOf(t, args); err == nil || !strings.Contains(err.Error(), want) || exitCode(err) != exitUsage {
 			t.Errorf("%s: %v, want %q", args, err, want)
@@ -64,19 +65,6 @@ func planOf(t *testing.T, args string) (measure.Plan, error) {
 		t.Fatal(err)
 	}
 	return o.plan(&c)
-}
-
-func TestParseRate(t *testing.T) {
-	for text, want := range map[string]float64{"1000": 1000, "800k": 8e5, "50M": 5e7, "1.5G": 1.5e9, "2m": 2e6} {
-		if got, err := parseRate(text); err != nil || got != want {
-			t.Errorf("%s: %v, %v", text, got, err)
-		}
-	}
-	for _, text := range []string{"", "M", "999", "-5M", "NaN", "Inf", "5 M", "5T", "1e20G"} {
-		if got, err := parseRate(text); err == nil {
-			t.Errorf("%q is %v", text, got)
-		}
-	}
 }
 
 // What cannot be known is said to be so, and never shown as nought.

@@ -3,27 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/p2pagent/p2pagent/internal/measure"
 )
-
-// parseRate reads bits a second: a number, with k, M or G for 10^3, 10^6, 10^9.
-func parseRate(text string) (float64, error) {
-	number, unit := text, 1.0
-	if n := len(text); n > 0 {
-		if u, ok := map[byte]float64{'k': 1e3, 'K': 1e3, 'm': 1e6, 'M': 1e6, 'g': 1e9, 'G': 1e9}[text[n-1]]; ok {
-			number, unit = text[:n-1], u
-		}
-	}
-	v, err := strconv.ParseFloat(number, 64)
-	if err != nil || !(v*unit >= 1000 && v*unit <= 1e12) {
-		return 0, fmt.Errorf("a rate is a number of bits a second such as 800k, 50M or 1.5G, at least 1k")
-	}
-	return v * unit, nil
-}
 
 func rateText(mbps float64) string {
 	switch {

@@ -16,6 +16,7 @@ import (
 	"runtime/debug"
 	"syscall"
 
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/spf13/cobra"
 )
 
@@ -23,7 +24,7 @@ func main() {
 	// The buffers that quic-go would warn about are those of a socket that
 	// carries nothing; udpsock sets the real ones.
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "1")
-	limitProcs()
+	cli.LimitProcs()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends what does not end by itself
 	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)

@@ -12,10 +12,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"runtime/debug"
 	"syscall"
 
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/spf13/cobra"
 )
 
@@ -29,10 +29,7 @@ const (
 var errUsage = errors.New("usage")
 
 func main() {
-	// As p2pagent does: more threads wake each other for the same packets.
-	if os.Getenv("GOMAXPROCS") == "" {
-		runtime.GOMAXPROCS(max(1, runtime.GOMAXPROCS(0)/2))
-	}
+	cli.LimitProcs()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	os.Exit(run(os.Args[1:], environment{signals: signals, getenv: os.Getenv, stdout: os.Stdout, stderr: os.Stderr}))

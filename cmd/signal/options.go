@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/pflag"
 
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/relay"
 )
 
@@ -255,18 +256,11 @@ func parseRate(flag, s string) (int64, error) {
 		return 0, nil
 	}
 	const least, most = 64e3, 1e12 // less would not carry one full packet in time
-	unit := map[byte]float64{'k': 1e3, 'M': 1e6, 'G': 1e9}[s[len(s)-1]]
-	number := s
-	if unit != 0 {
-		number = s[:len(s)-1]
-	} else {
-		unit = 1
-	}
-	v, err := strconv.ParseFloat(number, 64)
-	if err != nil || !(v*unit >= least && v*unit <= most) {
+	v, err := cli.ParseRate(s)
+	if err != nil || v < least || v > most {
 		return 0, fmt.Errorf("%s %q: want bits per second, from 64k to 1000G, such as 10M", flag, s)
 	}
-	return int64(v * unit), nil
+	return int64(v), nil
 }
 
 func checkURIs(flag string, uris []string, schemes ...string) error {

@@ -9,7 +9,7 @@ import (
 )
 
 // Loops read many sockets: those of a server, of which most are idle. On Linux
-// a few goroutines, one for each core, wait for all of them. They take as many
+// a few goroutines wait for all of them. They take as many
 // datagrams with one call as there are (recvmmsg), and join those of one flow,
 // so that senders without offloads come out in batches too. An idle socket
 // costs no buffer and no goroutine.

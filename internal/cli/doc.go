@@ -1,0 +1,3 @@
+// Package cli is what both programs do alike on their command lines and at their
+// start. It knows no other package.
+package cli
