@@ -27,13 +27,18 @@ const (
 	// path below splits larger packets where a path carries less.
 	initialPacketSize = 1200
 
-	// Receive windows: 16 MiB on a stream fill 500 Mbit/s at 250 ms. quic-go
-	// grows a window only while the reader keeps up, so that an idle
-	// session holds none of it.
-	initialStreamWindow = 1 << 20
+	// A stream's window grows from the first to the second while the reader
+	// keeps up with the sender: 16 MiB are 500 Mbit/s at 250 ms.
+	initialStreamWindow = 256 << 10
 	maxStreamWindow     = 16 << 20
-	initialConnWindow   = 2 << 20
-	maxConnWindow       = 24 << 20
+
+	// connWindow is credit that all streams share, and it does not grow. What
+	// was sent to readers that do not read holds a part of it for as long as
+	// they do not, and quic-go renews credit only once a quarter of the
+	// window has been read. So that every stream the peer may open can stall
+	// without stopping the others, their first windows are three quarters of
+	// it at most. It is not memory: only what arrived and was not read is.
+	connWindow = 192 << 20
 )
 
 // quicConfig holds every value that differs from quic-go's defaults, and
@@ -49,8 +54,8 @@ func quicConfig(idle time.Duration) *quic.Config {
 		InitialPacketSize:              initialPacketSize,
 		InitialStreamReceiveWindow:     initialStreamWindow,
 		MaxStreamReceiveWindow:         maxStreamWindow,
-		InitialConnectionReceiveWindow: initialConnWindow,
-		MaxConnectionReceiveWindow:     maxConnWindow,
+		InitialConnectionReceiveWindow: connWindow,
+		MaxConnectionReceiveWindow:     connWindow,
 		MaxIncomingStreams:             maxStreams,
 		MaxIncomingUniStreams:          -1,    // none are used
 		Allow0RTT:                      false, // replayable

@@ -55,10 +55,15 @@ func loopback(t *testing.T) *net.UDPConn {
 // pair returns two ends of a session over loopback.
 func pair(t *testing.T) (client, server *Session) {
 	t.Helper()
+	return pairOver(t, loopback(t), loopback(t))
+}
+
+// pairOver returns two ends of a session over two conns.
+func pairOver(t *testing.T, a, b net.PacketConn) (client, server *Session) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	cfg := testTLS(t)
-	a, b := loopback(t), loopback(t)
 	accepted := make(chan error, 1)
 	go func() {
 		var err error

@@ -30,10 +30,10 @@ const (
 
 func quicConfig() *quic.Config {
 	return &quic.Config{
-		InitialStreamReceiveWindow:     1 << 20,
+		InitialStreamReceiveWindow:     256 << 10,
 		MaxStreamReceiveWindow:         16 << 20,
-		InitialConnectionReceiveWindow: 2 << 20,
-		MaxConnectionReceiveWindow:     24 << 20,
+		InitialConnectionReceiveWindow: 192 << 20,
+		MaxConnectionReceiveWindow:     192 << 20,
 	}
 }
 
