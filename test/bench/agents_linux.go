@@ -285,45 +285,50 @@ func measureForward(ctx context.Context, b *bed, rec recorder) error {
 	return nil
 }
 
-// measureRelayed is a session that must not be direct, through our relay and
-// through pion/turn.
+// measureRelayed is a session that must not be direct, through our relay, coturn and
+// pion/turn.
 func measureRelayed(ctx context.Context, b *bed, rec recorder) error {
-	for _, via := range []struct {
-		server string
-		figure key
-	}{{signalServer, relayedOurs}, {pionServer, relayedPion}} {
-		mbps, err := b.relayedThrough(ctx, via.server)
-		if err != nil {
-			return fmt.Errorf("through %s: %w", via.server, err)
+	for _, server := range []string{signalServer, coturnServer, pionServer} {
+		if err := b.relayedThrough(ctx, server, rec); err != nil {
+			return fmt.Errorf("through %s: %w", server, err)
 		}
-		rec.set(via.figure, mbps)
 	}
 	return nil
 }
 
 // relayedThrough starts a relay that the agents are told of as of any other.
-func (b *bed) relayedThrough(ctx context.Context, server string) (mbps float64, err error) {
+func (b *bed) relayedThrough(ctx context.Context, server string, rec recorder) (err error) {
 	s, err := b.startTURN(ctx, server)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	defer s.stop()
 	defer func() { err = s.explain(err) }()
 	user, password, err := turn.GenerateLongTermTURNRESTCredentials(turnSecret, "bench", time.Hour)
 	if err != nil {
-		return 0, err
+		return err
 	}
 	if err := b.write("turn-auth", user+":"+password+"\n"); err != nil {
-		return 0, err
+		return err
+	}
+	before, err := usageOf(ctx, s)
+	if err != nil {
+		return err
 	}
 	run, err := b.bench(ctx, b.short(), "--relay-only", "--stun", "stun:"+serverAddr,
 		"--turn", "turn:"+serverAddr, "--turn-auth-file", b.file("turn-auth"))
 	if err != nil {
-		return 0, err
+		return err
+	}
+	after, err := usageOf(ctx, s)
+	if err != nil {
+		return err
 	}
 	relayed, err := on(run.report.Relayed, "relayed", run.report)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	return relayed.Goodput, nil
+	rec.set(relayedKey(server, "mbps"), relayed.Goodput)
+	rec.set(relayedKey(server, "cpu"), perGB(after.cpu-before.cpu, int64(relayed.PayloadBytes)))
+	return nil
 }

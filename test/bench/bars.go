@@ -20,7 +20,7 @@ func bars() []bar {
 		{what: "direct session over plain quic-go: goodput", over: directMbps, under: quicMbps, least: true, limit: 1.3},
 		{what: "direct session over plain quic-go: CPU per byte, both ends", over: directCPU, under: quicCPU, limit: 0.78},
 		{what: "`-L` over raw TCP: goodput", over: forwardMbps, under: rawMbps, least: true, limit: 0.22, aim: 0.30},
-		{what: "session through our relay over the same through pion/turn: goodput", over: relayedOurs, under: relayedPion, least: true, limit: 3},
+		{what: "session through our relay over the same through pion/turn: goodput", over: relayedKey(signalServer, "mbps"), under: relayedKey(pionServer, "mbps"), least: true, limit: 3},
 	}
 	for _, l := range turnLoads() {
 		list = append(list, bar{
@@ -31,6 +31,8 @@ func bars() []bar {
 		})
 	}
 	return append(list,
+		bar{what: "our relay over coturn, session of our agents, flat out: CPU per byte of payload",
+			over: relayedKey(signalServer, "cpu"), under: relayedKey(coturnServer, "cpu"), limit: 0.1},
 		bar{what: "memory of `p2pagent bench`, peak", over: benchRSS, worst: true, limit: 60, unit: "MB"},
 		bar{what: "memory of `p2pagent listen` meanwhile, peak", over: listenRSS, worst: true, limit: 60, unit: "MB"},
 		bar{what: "memory of `signal`, idle", over: idleRSS(signalServer), worst: true, limit: 30, unit: "MB"},

@@ -157,10 +157,14 @@ report for a path.`,
 			row("`--compare`, direct", compareDirectMbps, compareDirectSendCPU, compareDirectRecvCPU),
 			row("`--compare`, relayed", compareRelayedMbps, compareRelayedSendCPU, compareRelayedRecvCPU),
 			row("iperf3 through `-L`, direct", forwardMbps, "", ""),
-			row("our session, `--relay-only`, our relay", relayedOurs, "", ""),
-			row("our session, `--relay-only`, pion/turn", relayedPion, "", ""),
+			row("our session, `--relay-only`, our relay", relayedKey(signalServer, "mbps"), "", ""),
+			row("our session, `--relay-only`, coturn", relayedKey(coturnServer, "mbps"), "", ""),
+			row("our session, `--relay-only`, pion/turn", relayedKey(pionServer, "mbps"), "", ""),
 		})
-	fmt.Fprintf(w, "The relay took %s s of CPU for a GB that `--compare` sent over it.\n\n", d.figure(compareRelayCPU))
+	fmt.Fprintf(w, `The CPU of the relay for a GB of the session's payload, with the packets that go back and
+the start and the end of the session: ours %s s (%s with `+"`--compare`"+`), coturn %s s, pion/turn %s s.
+
+`, d.figure(relayedKey(signalServer, "cpu")), d.figure(compareRelayCPU), d.figure(relayedKey(coturnServer, "cpu")), d.figure(relayedKey(pionServer, "cpu")))
 }
 
 func (d document) loss(w *strings.Builder) {

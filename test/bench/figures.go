@@ -33,8 +33,6 @@ const (
 
 	forwardMbps key = "forward.mbps"
 
-	relayedOurs key = "relayed.ours.mbps"
-	relayedPion key = "relayed.pion.mbps"
 )
 
 // The servers that are compared.
@@ -43,6 +41,9 @@ const (
 	coturnServer = "coturn"
 	pionServer   = "pion/turn"
 )
+
+// relayedKey is of our session through a server: mbps, or cpu, which is the server's.
+func relayedKey(server, what string) key { return key("relayed." + server + "." + what) }
 
 func idleRSS(server string) key      { return key(server + ".rss.idle") }
 func heldRSS(server string) key      { return key(server + ".rss.held") }
