@@ -32,7 +32,6 @@ const (
 	listenRSS key = "listen.rss"
 
 	forwardMbps key = "forward.mbps"
-
 )
 
 // The servers that are compared.
