@@ -75,7 +75,7 @@ func TestPrintReport(t *testing.T) {
 		Options: measure.Options{Compare: true, Rounds: 5, Seconds: 2, Skip: 0.5, Streams: 1, Direction: "send"},
 		Direct:  &measure.Figures{Goodput: 3000, GoodputSpread: [2]float64{2900, 3100}, RTT50: &rtt, RTT99: &rtt, PayloadBytes: 2e9},
 		Relayed: &measure.Figures{Goodput: 1500, GoodputSpread: [2]float64{1400, 1600}, Loss: &loss, PayloadBytes: 1e9, RelayBytesIn: &in, RelayBytesOut: &out},
-		Rounds:  []measure.Round{{Elsewhere: measure.Classes{Probes: 1200}}},
+		Rounds:  []measure.Round{{Path: "relayed", Result: &measure.Result{Elsewhere: measure.Classes{Probes: 1200}}}},
 		Peer:    "b\x1b[2J", Verdict: "direct: it is",
 	}
 	var b bytes.Buffer
@@ -92,15 +92,16 @@ func TestPrintReport(t *testing.T) {
 		t.Error("a peer's name reached the terminal")
 	}
 
-	r.Direct, r.Rounds[0].Error = nil, "the path in use changed meanwhile"
+	r.Direct, r.Missing = nil, map[string]string{"direct": "not measured: there is none"}
+	r.Rounds = append(r.Rounds, measure.Round{Path: "direct", Error: "the path in use changed meanwhile"})
 	b.Reset()
 	printReport(&b, r)
-	for _, want := range []string{"direct: not measured", "failed: the path in use changed meanwhile"} {
+	for _, want := range []string{"direct path: not measured: there is none", "failed: the path in use changed meanwhile"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
 		}
 	}
-	r.Rounds[0] = measure.Round{Elsewhere: measure.Classes{Payload: 5000}}
+	r.Rounds[0].Result = &measure.Result{Elsewhere: measure.Classes{Payload: 5000}}
 	r.Direct = r.Relayed
 	b.Reset()
 	printReport(&b, r)

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -22,26 +24,29 @@ func rateText(mbps float64) string {
 // printReport writes what was measured for people: a column for each path, and
 // what follows from both.
 func printReport(w io.Writer, r *measure.Report) {
-	fmt.Fprintf(w, "%s %s, %d rounds of %v s for each path, the first %v s of each left out\n", sentence(r.Options), printable(r.Peer), r.Options.Rounds, r.Options.Seconds, r.Options.Skip)
+	fmt.Fprintf(w, "%s %s, rounds of %v s, the first %v s of each left out\n", sentence(r.Options), printable(r.Peer), r.Options.Seconds, r.Options.Skip)
 	var paths []*measure.Figures
-	names := []string{""}
+	names, rounds := []string{""}, []string{"rounds"}
 	for _, p := range []struct {
 		name string
 		f    *measure.Figures
 	}{{measure.Direct, r.Direct}, {measure.Relayed, r.Relayed}} {
 		if p.f != nil {
 			paths, names = append(paths, p.f), append(names, p.name)
-		} else if r.Options.Compare {
-			fmt.Fprintf(w, "%s: not measured\n", p.name)
+			rounds = append(rounds, fmt.Sprint(resultsOf(r, p.name)))
 		}
 	}
 	if len(paths) > 0 {
 		t := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 		fmt.Fprintln(t, strings.Join(names, "\t"))
+		fmt.Fprintln(t, strings.Join(rounds, "\t"))
 		for _, line := range benchLines {
 			cells := []string{line.name}
 			for _, f := range paths {
 				cells = append(cells, line.value(f))
+			}
+			if !slices.ContainsFunc(cells[1:], func(s string) bool { return s != "" }) {
+				continue
 			}
 			fmt.Fprintln(t, strings.Join(cells, "\t"))
 		}
@@ -51,6 +56,9 @@ func printReport(w io.Writer, r *measure.Report) {
 		fmt.Fprintf(w, "the direct path carries %.1f times what the relayed one does\n", r.Direct.Goodput/r.Relayed.Goodput)
 	}
 	printElsewhere(w, r)
+	for _, kind := range slices.Sorted(maps.Keys(r.Missing)) {
+		fmt.Fprintf(w, "%s path: %s\n", kind, printable(r.Missing[kind]))
+	}
 	for _, round := range r.Rounds {
 		if round.Error != "" {
 			fmt.Fprintf(w, "a %s round failed: %s\n", round.Path, printable(round.Error))
@@ -83,6 +91,12 @@ var benchLines = []struct {
 	{"  of the rounds", func(f *measure.Figures) string {
 		return rateText(f.GoodputSpread[0]) + " to " + rateText(f.GoodputSpread[1])
 	}},
+	{"  sent / received", func(f *measure.Figures) string {
+		if f.Sent == nil || f.Received == nil {
+			return "" // one direction
+		}
+		return rateText(*f.Sent) + " / " + rateText(*f.Received)
+	}},
 	{"rtt idle, p50 / p99", func(f *measure.Figures) string { return millisPair(f.RTT50, f.RTT99) }},
 	{"rtt loaded, p50 / p99", func(f *measure.Figures) string { return millisPair(f.LoadedRTT50, f.LoadedRTT99) }},
 	{"jitter", func(f *measure.Figures) string { return known(f.Jitter, millis) }},
@@ -108,6 +122,16 @@ var benchLines = []struct {
 	}},
 }
 
+// resultsOf is how many rounds the figures of a path are of.
+func resultsOf(r *measure.Report, kind string) (n int) {
+	for _, round := range r.Rounds {
+		if round.Path == kind && round.Result != nil {
+			n++
+		}
+	}
+	return n
+}
+
 // printElsewhere tells what crossed the path that was not being measured.
 func printElsewhere(w io.Writer, r *measure.Report) {
 	if !r.Options.Compare || r.Direct == nil || r.Relayed == nil {
@@ -115,6 +139,9 @@ func printElsewhere(w io.Writer, r *measure.Report) {
 	}
 	var sum measure.Classes
 	for _, round := range r.Rounds {
+		if round.Result == nil { // which was found out, and is in no figure
+			continue
+		}
 		e := round.Elsewhere
 		sum.Payload, sum.Fragments, sum.Replays, sum.Probes = sum.Payload+e.Payload, sum.Fragments+e.Fragments, sum.Replays+e.Replays, sum.Probes+e.Probes
 	}

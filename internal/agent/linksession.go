@@ -22,11 +22,12 @@ func (l *link) runSession(ctx context.Context) error {
 	l.session.Store(s)
 	l.env.notify()
 
-	var users = make(chan struct{})
+	users := make(chan struct{})
+	using, unused := context.WithCancelCause(ctx) // what waits for more than a stream ends with the session
 	go func() {
 		defer close(users)
 		if l.onSession != nil {
-			l.onSession(ctx, l, s)
+			l.onSession(using, l, s)
 		}
 	}()
 	control := make(chan struct{})
@@ -58,6 +59,7 @@ func (l *link) runSession(ctx context.Context) error {
 		code = session.CodeForgotten
 	}
 	s.Close(code, reason)
+	unused(err)
 	<-control
 	<-users
 	l.env.notify()

@@ -90,18 +90,18 @@ func (m measured) Look() measure.Look {
 }
 
 // RelayTraffic asks the relay for the counters of this side's allocation.
-func (m measured) RelayTraffic(ctx context.Context) (in, out uint64, ok bool) {
+func (m measured) RelayTraffic(ctx context.Context) (in, out uint64, word measure.RelayWord) {
 	alloc := m.allocation()
 	if alloc == nil {
-		return 0, 0, false
+		return 0, 0, measure.RelayNone
 	}
 	ctx, cancel := context.WithTimeout(ctx, trafficTimeout)
 	defer cancel()
 	t, err := alloc.Traffic(ctx)
 	if err != nil {
-		return 0, 0, false // another's relay, or it is going away; the report says "not known"
+		return 0, 0, measure.RelaySilent // another's relay, or it is going away; the report says "not known"
 	}
-	return t.FromClient + t.FromPeer, t.ToPeer + t.ToClient, true
+	return t.FromClient + t.FromPeer, t.ToPeer + t.ToClient, measure.RelayTold
 }
 
 // allocation is what the loop knows of; nil when there is none.

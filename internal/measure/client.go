@@ -6,6 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/session"
@@ -26,6 +29,10 @@ const (
 	endWithin = 2 * time.Second
 
 	pollEvery = 20 * time.Millisecond
+
+	// maxFailing is after how many rounds in a row without a result a path is
+	// measured no more.
+	maxFailing = 3
 )
 
 // ErrNotMeasured is what [Run] returns, with a report of the rest, when a path
@@ -57,7 +64,7 @@ func Run(ctx context.Context, link Link, self End, plan Plan) (*Report, error) {
 		return nil, fmt.Errorf("begin to measure: %w", err)
 	}
 	defer context.AfterFunc(ctx, func() { st.SetDeadline(time.Now()) })()
-	c := &client{link: link, plan: plan, control: st, began: time.Now()}
+	c := &client{link: link, plan: plan, control: st, began: time.Now(), failing: map[string]failing{}}
 	defer c.end(ctx)
 	c.report = &Report{
 		Rounds: []Round{}, Time: c.began.UTC().Truncate(time.Second), Options: plan.Options,
@@ -104,9 +111,16 @@ type client struct {
 	self    End
 	peer    End
 
-	done   int // rounds so far
-	halves []pair
-	report *Report
+	done    int // rounds so far
+	halves  []pair
+	failing map[string]failing // by kind of path
+	report  *Report
+}
+
+// failing is a kind of path whose last rounds had no result.
+type failing struct {
+	rounds int // in a row
+	err    error
 }
 
 // pair is what both sides saw of one round.
@@ -169,17 +183,21 @@ func (c *client) run(ctx context.Context) error {
 	case c.plan.Compare:
 		paths = []string{Direct, Relayed}
 	case c.plan.Path == "":
-		paths[0] = c.inUse(ctx)
+		kind, err := c.inUse(ctx)
+		if err != nil {
+			return err
+		}
+		paths[0] = kind
 	}
 	var missing error
 	var there []string
 	for _, kind := range paths {
 		err := c.hold(ctx, kind, c.plan.Wait)
-		if err := c.ended(ctx); err != nil {
-			return err
+		if end := c.ended(ctx); end != nil {
+			return end
 		}
 		if err != nil {
-			missing = errors.Join(missing, err)
+			missing = errors.Join(missing, c.miss(kind, err))
 			continue
 		}
 		there = append(there, kind)
@@ -188,27 +206,48 @@ func (c *client) run(ctx context.Context) error {
 	for range c.plan.Rounds {
 		for _, kind := range there {
 			c.done++
+			if c.failing[kind].rounds == maxFailing {
+				continue
+			}
 			if err := c.measure(ctx, kind, total); err != nil {
 				return err
 			}
 		}
 	}
+	for _, kind := range there {
+		if !slices.ContainsFunc(c.halves, func(p pair) bool { return p.spec.Path == kind }) {
+			missing = errors.Join(missing, c.miss(kind, fmt.Errorf("%s path: no round had a result, at last: %w", kind, c.failing[kind].err)))
+		}
+	}
 	return missing
 }
 
+// miss puts into the report why a path has no figures.
+func (c *client) miss(kind string, why error) error {
+	if c.report.Missing == nil {
+		c.report.Missing = map[string]string{}
+	}
+	c.report.Missing[kind] = strings.TrimPrefix(why.Error(), kind+" path: ")
+	return why
+}
+
 // inUse waits until the link has found the path that it will keep.
-func (c *client) inUse(ctx context.Context) string {
-	deadline := time.Now().Add(c.plan.Wait)
-	for {
+func (c *client) inUse(ctx context.Context) (string, error) {
+	for deadline := time.Now().Add(c.plan.Wait); ; {
 		look := c.link.Look()
 		_, _, settled := c.link.Verdict()
-		if look.Works && (look.Active == Direct || settled || time.Now().After(deadline)) {
-			return look.Active
+		late := time.Now().After(deadline)
+		switch {
+		case look.Works && (look.Active == Direct || settled || late):
+			return look.Active, nil
+		case late:
+			return "", fmt.Errorf("%w: no path works", ErrNotMeasured)
 		}
-		select {
-		case <-time.After(pollEvery):
-		case <-ctx.Done():
-			return look.Active
+		if _, err := c.ask(ctx, request{Look: true}); err != nil { // which notices that the link has ended
+			return "", err
+		}
+		if err := pause(ctx, pollEvery); err != nil {
+			return "", err
 		}
 	}
 }
@@ -255,29 +294,25 @@ func pause(ctx context.Context, d time.Duration) error {
 }
 
 // measure runs one round. A round that a change of path spoiled is run once
-// more, and then told as it is.
+// more, and then told as it is. The error is why nothing more can be measured.
 func (c *client) measure(ctx context.Context, kind string, total int) error {
-	for try := 1; ; try++ {
-		r, p, err := c.round(ctx, kind, total)
-		if err := c.ended(ctx); err != nil {
-			return err
-		}
-		if err == nil && p.spoiled() {
-			err = errors.New("the path in use changed meanwhile")
-		}
-		if err != nil && try == 1 {
-			continue
-		}
-		if err != nil {
-			r.Error = err.Error()
-		}
-		c.report.Rounds = append(c.report.Rounds, r)
-		if err == nil {
-			p.round = len(c.report.Rounds) - 1
-			c.halves = append(c.halves, p)
-		}
-		return nil
+	r, p, err := c.round(ctx, kind, total)
+	if end := c.ended(ctx); err != nil && end == nil {
+		r, p, err = c.round(ctx, kind, total)
 	}
+	if end := c.ended(ctx); end != nil {
+		return end
+	}
+	if err != nil {
+		r.Error = err.Error()
+		c.failing[kind] = failing{c.failing[kind].rounds + 1, err}
+	} else {
+		p.round = len(c.report.Rounds)
+		c.halves = append(c.halves, p)
+		delete(c.failing, kind)
+	}
+	c.report.Rounds = append(c.report.Rounds, r)
+	return nil
 }
 
 // round is one measurement of one path.
@@ -286,10 +321,6 @@ func (c *client) round(ctx context.Context, kind string, total int) (r Round, p 
 	r = Round{Path: kind, Direction: o.Direction, Start: time.Since(c.began).Seconds()}
 	if err := c.hold(ctx, kind, holdWithin); err != nil {
 		return r, p, err
-	}
-	spec := roundSpec{
-		ID: rand.Text()[:16], Path: kind, Seconds: o.Seconds, Skip: o.Skip, Streams: o.Streams, UDPMbps: o.UDPMbps,
-		Send: o.Direction != "receive", Receive: o.Direction != "send",
 	}
 	pings, err := openWithin(ctx, c.link, targetEcho, streamWithin)
 	if err != nil {
@@ -300,43 +331,66 @@ func (c *client) round(ctx context.Context, kind string, total int) (r Round, p 
 	if r.RTTs, err = ping(ctx, pings, idlePings, idleEvery); err != nil {
 		return r, p, fmt.Errorf("ping: %w", c.why(ctx, err))
 	}
-
-	relay := countRelay(ctx, c.link, spec)
+	p.spec = roundSpec{
+		ID: rand.Text()[:16], Path: kind, Seconds: o.Seconds, Skip: o.Skip, Streams: o.Streams, UDPMbps: o.UDPMbps,
+		Send: o.Direction != "receive", Receive: o.Direction != "send",
+	}
+	relay := countRelay(ctx, c.link, p.spec)
 	r.Start = time.Since(c.began).Seconds()
-	if _, err := c.ask(ctx, request{Start: &spec}); err != nil {
+	if _, err := c.ask(ctx, request{Start: &p.spec}); err != nil {
 		return r, p, err
 	}
-	s := begin(ctx, c.link, spec, spec.Send, spec.Receive, relay)
-	if spec.UDPMbps == 0 {
-		c.open(ctx, s)
-	}
-	loaded, stop := context.WithDeadline(ctx, s.start.Add(spec.span()))
-	defer stop()
-	told := make(chan struct{})
-	go func() { defer close(told); c.tell(loaded, s, total) }()
-	r.LoadedRTTs, err = ping(loaded, pings, 0, pingEvery)
-	<-told
-	if err != nil {
+	s := begin(ctx, c.link, p.spec, relay)
+	if r.LoadedRTTs, err = c.load(ctx, s, pings, total); err != nil {
 		s.abandon()
 		return r, p, fmt.Errorf("ping: %w", c.why(ctx, err))
 	}
-	mine, err := s.finish(ctx)
-	if err != nil {
+	if p.mine, err = s.finish(ctx); err != nil {
 		return r, p, err
 	}
-	res, err := c.ask(ctx, request{Finish: spec.ID})
-	if err != nil {
+	if p.their, err = c.theirs(ctx, s); err != nil {
 		return r, p, err
+	}
+	if p.spoiled() {
+		return r, p, errors.New("the path in use changed meanwhile")
+	}
+	r.Result = p.result(r.RTTs)
+	return r, p, nil
+}
+
+// load has the streams of a round run, and pings beside them.
+func (c *client) load(ctx context.Context, s *side, pings Stream, total int) ([]float64, error) {
+	if s.spec.UDPMbps == 0 {
+		c.open(ctx, s)
+	}
+	var beside sync.WaitGroup
+	defer beside.Wait()
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	beside.Go(func() { c.tell(ctx, s, total) })
+	beside.Go(func() {
+		select {
+		case <-s.counted:
+			stop()
+		case <-ctx.Done():
+		}
+	})
+	return ping(ctx, pings, 0, pingEvery)
+}
+
+// theirs is what the other side saw of a round.
+func (c *client) theirs(ctx context.Context, s *side) (*half, error) {
+	res, err := c.ask(ctx, request{Finish: s.spec.ID})
+	if err != nil {
+		return nil, err
 	}
 	if res.Half == nil {
-		return r, p, errors.New("the peer reported nothing")
+		return nil, errors.New("the peer reported nothing")
 	}
 	if err := res.Half.check(s.wrote.Load()); err != nil {
-		return r, p, fmt.Errorf("the peer reported %w", err)
+		return nil, fmt.Errorf("the peer reported %w", err)
 	}
-	p = pair{spec: spec, mine: mine, their: res.Half}
-	p.fill(&r)
-	return r, p, nil
+	return res.Half, nil
 }
 
 // open starts the streams of a round.
@@ -372,12 +426,7 @@ func (c *client) tell(ctx context.Context, s *side, total int) {
 	}
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
-	moved := func() uint64 {
-		if s.takes {
-			return s.meter.all.Load()
-		}
-		return s.wrote.Load()
-	}
+	moved := func() uint64 { return s.meter.all.Load() + s.wrote.Load() }
 	last, at := uint64(0), s.start
 	report := func(now time.Time) {
 		n := moved()

@@ -2,6 +2,7 @@ package measure
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"maps"
@@ -203,6 +204,101 @@ func TestPathInUse(t *testing.T) {
 	})
 }
 
+// A link that ends, or never works, before a path was chosen.
+func TestNoPathInUse(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		end  func(*network)
+		want error
+		by   time.Duration
+	}{
+		{"the session ends", func(n *network) { n.drop(Relayed); n.end(errGone) }, errGone, time.Second},
+		{"no path works", func(n *network) { n.drop(Relayed) }, ErrNotMeasured, 3 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, relayedOnly())
+				n.beside = true
+				time.AfterFunc(500*time.Millisecond, func() { tt.end(n) })
+				began := time.Now()
+				r, err := Run(t.Context(), n.a, alice, short())
+				if !errors.Is(err, tt.want) || r == nil || len(r.Rounds) > 0 {
+					t.Errorf("report %v, error %v, want %v", r, err, tt.want)
+				}
+				if took := time.Since(began); took > tt.by {
+					t.Errorf("took %v", took)
+				}
+				n.end(errGone)
+			})
+		})
+	}
+}
+
+// What a slow line has not taken at the end of a round was not sent, and does
+// not make the round longer.
+func TestSlowLine(t *testing.T) {
+	for _, tt := range []struct {
+		mbps    float64
+		streams int
+	}{{0.1, 1}, {1, 16}, {8, 64}} {
+		for _, direction := range []string{"send", "receive"} {
+			t.Run(fmt.Sprintf("%d streams %s over %v Mbit/s", tt.streams, direction, tt.mbps), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					n := newNetwork(t, map[string]*line{Direct: {mbps: tt.mbps, delay: 30 * time.Millisecond, mtu: 1400}})
+					plan := short()
+					plan.Seconds, plan.Skip, plan.Streams, plan.Direction = 2, 0.5, tt.streams, direction
+					began := time.Now()
+					r, err := Run(t.Context(), n.a, alice, plan)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if took := time.Since(began); took > 12*time.Second {
+						t.Errorf("took %v for one round of 2 s", took)
+					}
+					if got := r.Direct.Goodput; math.Abs(got-tt.mbps) > tt.mbps/4 {
+						t.Errorf("%v Mbit/s, want about %v", got, tt.mbps)
+					}
+				})
+			})
+		}
+	}
+}
+
+// On a line with a long delay all arrives, and nothing is taken for lost or for
+// the next round's.
+func TestLongDelay(t *testing.T) {
+	for _, udp := range []float64{0, 1} {
+		for _, direction := range []string{"send", "receive", "both"} {
+			for _, rtt := range []time.Duration{600 * time.Millisecond, 2400 * time.Millisecond} {
+				t.Run(fmt.Sprintf("%v Mbit/s of datagrams, %s, %v", udp, direction, rtt), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						n := newNetwork(t, map[string]*line{Direct: {mbps: 1, delay: rtt / 2, mtu: 1400}})
+						plan := short()
+						plan.Seconds, plan.Skip, plan.UDPMbps, plan.Direction, plan.Rounds = 2, 0.5, udp, direction, 2
+						plan.Wait = 20 * time.Second
+						r, err := Run(t.Context(), n.a, alice, plan)
+						if err != nil {
+							t.Fatal(err)
+						}
+						want := 1.0
+						if direction == "both" {
+							want = 2
+							if r.Direct.Sent == nil || r.Direct.Received == nil || !near(*r.Direct.Sent, 1) || !near(*r.Direct.Received, 1) {
+								t.Errorf("%v and %v Mbit/s, want 1 each", show(r.Direct.Sent), show(r.Direct.Received))
+							}
+						}
+						for i, round := range r.Rounds {
+							if !near(round.Goodput, want) || udp > 0 && (*round.Loss != 0 || *round.Jitter > 2) {
+								t.Errorf("round %d: %v Mbit/s, want %v; loss %v, jitter %v", i, round.Goodput, want, show(round.Loss), show(round.Jitter))
+							}
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
 // The peer is free for the next measurement when one has returned.
 func TestOneAfterTheOther(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -324,12 +420,17 @@ func TestPathLostMidRound(t *testing.T) {
 		plan := short()
 		plan.Compare, plan.Seconds = true, 2
 		time.AfterFunc(1500*time.Millisecond, func() { n.drop(Direct) })
+		plan.Rounds = 10
+		began := time.Now()
 		r, err := Run(t.Context(), n.a, alice, plan)
-		if err != nil {
-			t.Fatal(err)
+		if !errors.Is(err, ErrNotMeasured) || !strings.Contains(r.Missing[Direct], "no round had a result") {
+			t.Errorf("got %v, %q, want that the direct path was not measured", err, r.Missing)
 		}
-		if len(r.Rounds) != 2 || r.Rounds[0].Error == "" || r.Direct != nil {
-			t.Errorf("direct figures %v from rounds %+v", r.Direct, r.Rounds)
+		if len(r.Rounds) != maxFailing+10 || r.Rounds[0].Error == "" || r.Direct != nil {
+			t.Errorf("direct figures %v from %d rounds", r.Direct, len(r.Rounds))
+		}
+		if took := time.Since(began); took > 70*time.Second {
+			t.Errorf("took %v", took)
 		}
 		if r.Relayed == nil || !near(r.Relayed.Goodput, 20) {
 			t.Errorf("relayed figures %+v", r.Relayed)
@@ -448,7 +549,7 @@ func TestHostileReports(t *testing.T) {
 		"intervals that overflow": func(h *half) { h.Intervals = []uint64{math.MaxUint64, math.MaxUint64} },
 		"CPU time":                func(h *half) { h.CPU = 1e300 },
 		"jitter":                  func(h *half) { v := -1.0; h.JitterMS = &v },
-		"relay":                   func(h *half) { h.RelayKnown, h.RelayIn = true, math.MaxUint64 },
+		"relay":                   func(h *half) { h.Relay, h.RelayIn = RelayTold, math.MaxUint64 },
 		"counters":                func(h *half) { h.After.Out = map[string]Classes{Relayed: huge} },
 		"kinds of path": func(h *half) {
 			for i := range 1000 {
@@ -467,8 +568,8 @@ func TestHostileReports(t *testing.T) {
 				plan := short()
 				plan.Path = Direct
 				r, err := Run(t.Context(), n.a, alice, plan)
-				if err != nil {
-					t.Fatal(err)
+				if err == nil || errors.Is(err, ErrNotMeasured) {
+					t.Errorf("got %v, want what the peer reported", err)
 				}
 				if len(r.Rounds) != 1 || !strings.Contains(r.Rounds[0].Error, "the peer reported") || r.Direct != nil {
 					t.Errorf("direct %v, rounds %+v", r.Direct, r.Rounds)
@@ -529,6 +630,31 @@ func (t *twin) tampered(tamper func(*response)) {
 			writeFrame(st, res)
 		}
 	}
+}
+
+// A peer cannot answer pings that have not come yet.
+func TestPingsAnsweredBeforehand(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, both())
+		honest := n.b.serve
+		n.b.serve = func(ctx context.Context, target string, st Accepting) {
+			if target == targetEcho {
+				var b [pingSize]byte
+				for i := range uint64(2 * idlePings) {
+					binary.BigEndian.PutUint64(b[:], i)
+					st.Write(b[:])
+				}
+			}
+			honest(ctx, target, st)
+		}
+		r, err := Run(t.Context(), n.a, alice, short())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if least := slices.Min(r.Rounds[0].RTTs); least < 9.9 {
+			t.Errorf("a round trip of %v ms on a line of 10", least)
+		}
+	})
 }
 
 func TestProgress(t *testing.T) {

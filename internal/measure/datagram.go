@@ -1,6 +1,7 @@
 package measure
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,13 +13,20 @@ import (
 )
 
 const (
-	// datagramSize is the payload of one datagram, with its 16 bytes of
-	// header: what fits into QUIC's packets on every path.
-	datagramSize   = 1100
-	datagramHeader = 16
+	// datagramSize is the payload of one datagram, with its header: what fits
+	// into QUIC's packets on every path.
+	datagramSize = 1100
+
+	// datagramHeader is the round's tag, the sequence number, and the sender's
+	// clock.
+	datagramHeader = 24
 
 	// pace is how often the sender looks what is due.
 	pace = time.Millisecond
+
+	// quietFor is how long nothing may come after the end of a round until
+	// what is missing is lost.
+	quietFor = time.Second
 )
 
 // datagrams is a side's part in a round with datagrams.
@@ -26,29 +34,30 @@ type datagrams struct {
 	mu      sync.Mutex
 	sent    uint64
 	arrived uint64
-	seen    map[uint64]bool
+	last    time.Time // when the last one came
+	seen    window
 	jitter  jitter
+}
+
+// tag tells the datagrams of a round from those that come late from the one before.
+func (r *roundSpec) tag() (tag [8]byte) {
+	copy(tag[:], r.ID)
+	return tag
 }
 
 // runDatagrams sends and takes datagrams until the round is over, as the round
 // asks for.
 func (s *side) runDatagrams(ctx context.Context) {
-	d := &s.dgrams
-	d.seen = make(map[uint64]bool)
-	if s.takes {
+	if s.spec.Receive {
 		s.streams.Add(1)
 		go func() {
 			defer s.streams.Done()
-			// A datagram that is still on its way a little after the end is lost.
-			ctx, cancel := context.WithDeadlineCause(ctx, s.start.Add(s.spec.span()+time.Second), errOver)
-			defer cancel()
-			err := s.link.ReceiveDatagrams(ctx, func(b []byte) { s.takeDatagram(b) })
-			if !errors.Is(err, errOver) {
+			if err := s.takeDatagrams(ctx); err != nil {
 				s.fail(err)
 			}
 		}()
 	}
-	if s.sends {
+	if s.spec.Send {
 		s.streams.Add(1)
 		go func() {
 			defer s.streams.Done()
@@ -56,6 +65,41 @@ func (s *side) runDatagrams(ctx context.Context) {
 				s.fail(err)
 			}
 		}()
+	}
+}
+
+// takeDatagrams takes what comes until the round is over and nothing has come
+// for a while: a line that was given too much takes long to deliver it.
+func (s *side) takeDatagrams(ctx context.Context) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		s.awaitQuiet(ctx)
+		cancel(errOver)
+	}()
+	err := s.link.ReceiveDatagrams(ctx, s.takeDatagram)
+	cancel(nil)
+	<-watched
+	if errors.Is(err, errOver) {
+		return nil
+	}
+	return err
+}
+
+// awaitQuiet waits until no datagram of the round is to be expected.
+func (s *side) awaitQuiet(ctx context.Context) {
+	end := s.start.Add(s.spec.span())
+	for until := end.Add(quietFor); time.Now().Before(until); {
+		if pause(ctx, time.Until(until)) != nil {
+			return
+		}
+		s.dgrams.mu.Lock()
+		quiet := s.dgrams.last.Add(quietFor)
+		s.dgrams.mu.Unlock()
+		if latest := end.Add(drainFor); quiet.After(until) && until.Before(latest) {
+			until = quiet
+		}
 	}
 }
 
@@ -67,17 +111,20 @@ func (s *side) sendDatagrams(ctx context.Context) error {
 	size := datagramSize
 	perSecond := s.spec.UDPMbps * 1e6 / 8 / datagramSize
 	b := make([]byte, datagramSize)
+	tag := s.spec.tag()
+	copy(b, tag[:])
 	tick := time.NewTicker(pace)
 	defer tick.Stop()
+	start := s.moves()
 	var seq uint64
 	for {
-		at := time.Since(s.start)
+		at := time.Since(start)
 		if at >= s.spec.span() {
 			break
 		}
-		for due := uint64(at.Seconds() * perSecond); seq < due && time.Since(s.start) < s.spec.span(); seq++ {
-			binary.BigEndian.PutUint64(b, seq)
-			binary.BigEndian.PutUint64(b[8:], uint64(time.Since(s.start)))
+		for due := uint64(at.Seconds() * perSecond); seq < due && time.Since(start) < s.spec.span(); seq++ {
+			binary.BigEndian.PutUint64(b[8:], seq)
+			binary.BigEndian.PutUint64(b[16:], uint64(time.Since(start)))
 			err := s.link.SendDatagram(b[:size])
 			var large *session.TooLargeError
 			if errors.As(err, &large) && large.Most >= datagramHeader {
@@ -102,23 +149,52 @@ func (s *side) sendDatagrams(ctx context.Context) error {
 }
 
 func (s *side) takeDatagram(b []byte) {
-	if len(b) < datagramHeader {
+	if tag := s.spec.tag(); len(b) < datagramHeader || !bytes.HasPrefix(b, tag[:]) {
 		return
 	}
-	at := time.Since(s.start)
+	now := time.Now()
+	at := now.Sub(s.start)
 	d := &s.dgrams
 	d.mu.Lock()
-	seq := binary.BigEndian.Uint64(b)
-	fresh := !d.seen[seq] && len(d.seen) < 1<<24
+	fresh := d.seen.add(binary.BigEndian.Uint64(b[8:]))
 	if fresh {
-		d.seen[seq] = true
 		d.arrived++
-		d.jitter.add(at, time.Duration(binary.BigEndian.Uint64(b[8:])))
+		d.last = now
+		d.jitter.add(at, time.Duration(binary.BigEndian.Uint64(b[16:])))
 	}
 	d.mu.Unlock()
 	if fresh {
-		s.meter.add(at, len(b))
+		s.arrived(len(b))
 	}
+}
+
+// A window knows the last sequence numbers: what is older counts as seen
+// (RFC 6479 has the shape).
+type window struct {
+	next uint64 // one more than the highest number
+	bits [windowSize / 64]uint64
+}
+
+const windowSize = 1 << 16
+
+// add reports whether n is new.
+func (w *window) add(n uint64) bool {
+	if n == math.MaxUint64 {
+		return false
+	}
+	if n >= w.next {
+		// The words after that of the highest number begin anew.
+		for word, steps := (w.next+63)/64, 0; word <= n/64 && steps < len(w.bits); word, steps = word+1, steps+1 {
+			w.bits[word%uint64(len(w.bits))] = 0
+		}
+		w.next = n + 1
+	} else if w.next-n > windowSize-64 {
+		return false
+	}
+	word, bit := &w.bits[n/64%uint64(len(w.bits))], uint64(1)<<(n%64)
+	fresh := *word&bit == 0
+	*word |= bit
+	return fresh
 }
 
 func (d *datagrams) report(h *half, spec roundSpec) {

@@ -25,14 +25,15 @@
 //	{"start":{round}}                a round begins: its streams are expected
 //	{"finish":ROUND}                 waits for the round's streams to end: a half
 //
-// A round has a start, which each side takes from its own clock: when it
-// answers or reads the answer to "start". Payload is sent for its seconds;
-// what arrived in them, less what is skipped at the beginning, is what counts.
-// The end of payload is the end of its stream, and the taking side ends it in
-// answer, so that nothing is left on the way when the next round begins.
+// Payload is sent for a round's seconds from the first byte that a side sends;
+// what arrives in as many seconds from the first byte that arrives, less what is
+// skipped at the beginning, is what counts. So neither clock has to know what a
+// packet takes. The end of payload is the end of its stream, and the taking side
+// ends it in answer, so that nothing is left on the way when the next round begins.
 //
-// With datagrams (RFC 9221), each has the sequence number (8 bytes), its
-// sender's clock in nanoseconds (8 bytes), and zeros.
+// With datagrams (RFC 9221), each has the first 8 bytes of the round's name, its
+// sequence number (8 bytes), its sender's clock in nanoseconds (8 bytes), and
+// zeros. The round is over when none has come for a second.
 //
 // The other side is authenticated and not trusted: what it asks for is
 // bounded, and what it reports is checked to be numbers, and no more payload

@@ -41,14 +41,22 @@ type Link interface {
 	Look() Look
 
 	// RelayTraffic is what the relay of this side counted so far: payload that
-	// came in on both legs of its allocations, and that went out. ok is false
-	// when this side has none, or its relay does not tell.
-	RelayTraffic(ctx context.Context) (in, out uint64, ok bool)
+	// came in on both legs of its allocation, and that went out.
+	RelayTraffic(ctx context.Context) (in, out uint64, word RelayWord)
 
 	// Verdict is which path the link takes and why, and what would help. settled
 	// says that another path is not to be expected soon.
 	Verdict() (text, remedy string, settled bool)
 }
+
+// A RelayWord is whether a side's relay tells what it counted.
+type RelayWord string
+
+const (
+	RelayNone   RelayWord = ""       // this side has no relay
+	RelaySilent RelayWord = "silent" // it has, and that one does not tell
+	RelayTold   RelayWord = "told"
+)
 
 // A Look is what a side sees of its link at one moment.
 type Look struct {

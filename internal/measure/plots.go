@@ -56,10 +56,11 @@ func (r *Report) throughput(id, shape string, width int) *chart {
 func (r *Report) extent() (most, first, last float64) {
 	first = math.Inf(1)
 	for _, round := range r.Rounds {
-		for _, v := range round.Intervals {
-			most = max(most, v)
+		first, last = min(first, round.Start), max(last, round.Start)
+		if round.failed() {
+			continue
 		}
-		first = min(first, round.Start)
+		most = max(most, slices.Max(round.Intervals))
 		last = max(last, round.Start+float64(len(round.Intervals))*interval.Seconds())
 	}
 	if first < last/4 { // else waiting for a path is no part of the picture

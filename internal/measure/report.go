@@ -138,7 +138,7 @@ func (r *Report) roundsOf(kind string) (rounds []Round) {
 }
 
 // failed reports whether a round has no result.
-func (r Round) failed() bool { return r.Error != "" }
+func (r Round) failed() bool { return r.Result == nil }
 
 // asked are the paths that were to be measured, whether they were or not.
 func (r *Report) asked() (kinds []string) {
@@ -249,14 +249,9 @@ func unit(figure, unit string) string {
 	return figure + space + unit
 }
 
-// whyNot is why a path has no figures: what its rounds met, or the verdict.
+// whyNot is why a path has no figures.
 func (r *Report) whyNot(kind string) string {
-	for _, round := range r.Rounds {
-		if round.Path == kind && round.failed() {
-			return round.Error
-		}
-	}
-	return cmp.Or(r.Verdict, "no reason was recorded")
+	return cmp.Or(r.Missing[kind], "no reason was recorded")
 }
 
 // relay tells what TURN costs: each byte comes in on one leg and goes out on
@@ -326,6 +321,10 @@ func (r *Report) figures() (t table) {
 	}
 	of("goodput, median", "Mbit/s", func(f *Figures) string { return number(f.Goodput) })
 	of("goodput, range", "Mbit/s", spreadOf)
+	if r.Options.Direction == "both" {
+		of("of it sent by bench", "Mbit/s", func(f *Figures) string { return optional(f.Sent) })
+		of("of it received by bench", "Mbit/s", func(f *Figures) string { return optional(f.Received) })
+	}
 	of("round trip, median", "ms", func(f *Figures) string { return optional(f.RTT50) })
 	of("round trip, 99 of 100", "ms", func(f *Figures) string { return optional(f.RTT99) })
 	of("under load, median", "ms", func(f *Figures) string { return optional(f.LoadedRTT50) })

@@ -156,7 +156,7 @@ func TestWhatWasNotMeasured(t *testing.T) {
 	r := samples()["no direct path"]
 	tells(t, r,
 		"The relayed path carries 18.1 Mbit/s. The direct path could not be measured.",
-		"direct not measured "+r.Verdict, "What would help: "+r.Remedy,
+		"direct not measured not measured: there is none", r.Verdict+" What would help: "+r.Remedy,
 		"goodput, median Mbit/s not measured 18.1",
 		"longest datagram bytes not measured not measured",
 		"loss of QUIC packets % not measured not measured",

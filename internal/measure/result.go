@@ -10,6 +10,8 @@ type Report struct {
 	Relayed *Figures `json:"relayed,omitempty"` // likewise
 	Rounds  []Round  `json:"rounds"`            // in the order in which they ran
 
+	Missing map[string]string `json:"missing,omitempty"` // by path, why it has no figures
+
 	Sender   End `json:"sender"`
 	Receiver End `json:"receiver"`
 
@@ -36,8 +38,10 @@ type Options struct {
 
 // Figures are one path's, the medians of its rounds.
 type Figures struct {
-	Goodput       float64    `json:"goodput_mbps"`
-	GoodputSpread [2]float64 `json:"goodput_mbps_range"` // least and most of the rounds
+	Goodput       float64    `json:"goodput_mbps"`                // both directions together
+	GoodputSpread [2]float64 `json:"goodput_mbps_range"`          // least and most of the rounds
+	Sent          *float64   `json:"goodput_sent_mbps,omitempty"` // with both directions, what this side sent
+	Received      *float64   `json:"goodput_received_mbps,omitempty"`
 
 	RTT50       *float64 `json:"rtt_p50_ms"` // idle
 	RTT99       *float64 `json:"rtt_p99_ms"`
@@ -46,7 +50,7 @@ type Figures struct {
 	Jitter      *float64 `json:"jitter_ms"` // with --udp that of the datagrams (RFC 3550, section 6.4.1), else of the idle round trips
 
 	Loss        *float64 `json:"loss"`         // 0 to 1: of datagrams with --udp, else of QUIC's packets as their sender sees it
-	MTU         *int     `json:"mtu"`          // longest UDP payload proved, bytes
+	MTU         *int     `json:"mtu"`          // longest UDP payload proved, bytes: the least of the rounds
 	CPUPerGB    *float64 `json:"cpu_s_per_gb"` // of this process, user and system, for 10^9 bytes of payload
 	SocketDrops *uint64  `json:"socket_drops"` // datagrams that either side's kernel dropped for want of buffer
 
@@ -63,17 +67,26 @@ type Round struct {
 	Path      string  `json:"path"`      // "direct", "relayed"
 	Direction string  `json:"direction"` // "send", "receive", "both"
 	Start     float64 `json:"start_s"`   // since the start of the run
-	Seconds   float64 `json:"seconds"`   // that were counted
 
-	Bytes   uint64  `json:"bytes"` // payload that arrived in them
-	Goodput float64 `json:"goodput_mbps"`
-
-	// Intervals are the payload of each tenth of a second from the round's
-	// very start, in megabits a second, what was skipped included.
-	Intervals []float64 `json:"intervals_mbps"`
+	*Result        // its members are the round's; absent where it has none
+	Error   string `json:"error,omitempty"` // why there is no result
 
 	RTTs       []float64 `json:"rtts_ms,omitempty"`        // idle, before the round
 	LoadedRTTs []float64 `json:"loaded_rtts_ms,omitempty"` // during it
+}
+
+// A Result is what a round has shown.
+type Result struct {
+	Seconds float64 `json:"seconds"` // that were counted
+
+	Bytes    uint64   `json:"bytes"`                       // payload that arrived in them
+	Goodput  float64  `json:"goodput_mbps"`                // both directions together
+	Sent     *float64 `json:"goodput_sent_mbps,omitempty"` // with both directions, what this side sent
+	Received *float64 `json:"goodput_received_mbps,omitempty"`
+
+	// Intervals are the payload of each tenth of a second from the first byte
+	// that arrived, in megabits a second, what was skipped included.
+	Intervals []float64 `json:"intervals_mbps"`
 
 	CPUPerGB *float64 `json:"cpu_s_per_gb"`
 	Loss     *float64 `json:"loss"`
@@ -84,8 +97,6 @@ type Round struct {
 	// Only Probes may be more than nothing.
 	Elsewhere Classes `json:"elsewhere"`
 	Here      Classes `json:"here"` // and the path that was measured
-
-	Error string `json:"error,omitempty"` // why there is no result
 }
 
 // Classes are bytes of UDP payload by what they are.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -13,7 +14,7 @@ import (
 )
 
 const (
-	// block is how much payload is written and read at once.
+	// block is how much payload is read at once.
 	block = 256 << 10
 
 	interval = 100 * time.Millisecond
@@ -29,15 +30,20 @@ var blocks = sync.Pool{New: func() any { return new([block]byte) }}
 // A side is one side's part in a round.
 type side struct {
 	// Constant after begin.
-	spec    roundSpec
+	spec    roundSpec // as this side sees it: Send is that it sends
 	link    Link
 	start   time.Time
-	relay   relayCount // before it
-	sends   bool
-	takes   bool
+	relay   relayCount      // before it
 	ctx     context.Context // the round's life
 	cancel  context.CancelFunc
+	counted chan struct{} // closed at the end of the time that counts
 	watched chan struct{} // closed when watch has returned
+
+	// The clock of a side runs from its first payload: what was agreed on takes
+	// a while to come about, which may be longer than what is skipped.
+	first  sync.Once
+	moving chan struct{} // closed then
+	moved  time.Time     // readable then
 
 	wrote   atomic.Uint64 // payload given to streams so far
 	meter   meter
@@ -55,24 +61,37 @@ type side struct {
 // A relayCount is what the relay of a side counted so far.
 type relayCount struct {
 	in, out uint64
-	known   bool
+	word    RelayWord
 }
 
 // countRelay asks the relay of a side about a round over it. That may take a
 // while, so it comes before the clock starts and before payload flows.
 func countRelay(ctx context.Context, link Link, spec roundSpec) (c relayCount) {
 	if spec.Path == Relayed {
-		c.in, c.out, c.known = link.RelayTraffic(ctx)
+		c.in, c.out, c.word = link.RelayTraffic(ctx)
 	}
 	return c
 }
 
-// begin starts a side's clock. finish or abandon must be called.
-func begin(ctx context.Context, link Link, spec roundSpec, sends, takes bool, relay relayCount) *side {
+// since is what came after o. A side that had an allocation for a part of the
+// time alone does not know all of it.
+func (c relayCount) since(o relayCount) relayCount {
+	switch {
+	case c.word == RelayNone && o.word == RelayNone:
+		return c
+	case c.word != RelayTold || o.word != RelayTold || c.in < o.in || c.out < o.out:
+		return relayCount{word: RelaySilent}
+	}
+	return relayCount{c.in - o.in, c.out - o.out, RelayTold}
+}
+
+// begin starts a side's part. finish or abandon must be called.
+func begin(ctx context.Context, link Link, spec roundSpec, relay relayCount) *side {
 	ctx, cancel := context.WithTimeout(ctx, spec.span()+2*drainFor)
 	s := &side{
-		spec: spec, link: link, start: time.Now(), relay: relay, sends: sends, takes: takes,
-		ctx: ctx, cancel: cancel, watched: make(chan struct{}),
+		spec: spec, link: link, start: time.Now(), relay: relay,
+		ctx: ctx, cancel: cancel,
+		counted: make(chan struct{}), watched: make(chan struct{}), moving: make(chan struct{}),
 	}
 	s.meter.init(spec)
 	if spec.UDPMbps > 0 {
@@ -88,25 +107,33 @@ func (s *side) watch(ctx context.Context) {
 	defer close(s.watched)
 	h := &s.half
 	s.count(ctx, h)
+	close(s.counted)
 
 	s.mu.Lock()
 	s.over = true
 	s.mu.Unlock()
 	s.streams.Wait() // they have deadlines; the relay has then seen all that was on its way
-	before, after := s.relay, countRelay(ctx, s.link, s.spec)
-	if before.known && after.known && after.in >= before.in && after.out >= before.out {
-		h.RelayIn, h.RelayOut, h.RelayKnown = after.in-before.in, after.out-before.out, true
-	}
+	relay := countRelay(ctx, s.link, s.spec).since(s.relay)
+	h.RelayIn, h.RelayOut, h.Relay = relay.in, relay.out, relay.word
 }
 
 func (s *side) count(ctx context.Context, h *half) {
 	h.CPU = -1
-	if !s.until(ctx, s.spec.skip()) {
+	begun, patience := context.WithTimeout(ctx, s.spec.span()+quietFor)
+	defer patience()
+	select {
+	case <-s.moving:
+	case <-begun.Done(): // nothing came, or nobody opened a stream
+		h.Before = s.link.Look()
+		h.After = h.Before
+		return
+	}
+	if pause(ctx, time.Until(s.moved.Add(s.spec.skip()))) != nil {
 		return
 	}
 	h.Before = s.link.Look()
 	cpu, ok := cpuTime()
-	if !s.until(ctx, s.spec.span()) {
+	if pause(ctx, time.Until(s.moved.Add(s.spec.span()))) != nil {
 		return
 	}
 	h.After = s.link.Look()
@@ -116,16 +143,14 @@ func (s *side) count(ctx context.Context, h *half) {
 	h.RSS = residentSize()
 }
 
-// until waits for a time of the round, and reports whether it came.
-func (s *side) until(ctx context.Context, at time.Duration) bool {
-	t := time.NewTimer(time.Until(s.start.Add(at)))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+// moves is called with payload that is sent or has come; it returns since when
+// there is any.
+func (s *side) moves() time.Time {
+	s.first.Do(func() {
+		s.moved = time.Now()
+		close(s.moving)
+	})
+	return s.moved
 }
 
 // join counts one more stream, unless the round is over.
@@ -153,18 +178,11 @@ func (s *side) fail(err error) {
 // join.
 func (s *side) send(st Stream) {
 	defer s.streams.Done()
-	end := s.start.Add(s.spec.span())
 	defer s.bound(st)()
-	for time.Now().Before(end) {
-		n, err := st.Write(payload[:])
-		s.wrote.Add(uint64(n))
-		if err != nil {
-			s.fail(fmt.Errorf("send: %w", err))
-			st.Reset(session.CodeReset)
-			return
-		}
+	err := s.write(st)
+	if err == nil {
+		err = st.CloseWrite()
 	}
-	err := st.CloseWrite()
 	if err == nil {
 		err = awaitEnd(st)
 	}
@@ -172,6 +190,25 @@ func (s *side) send(st Stream) {
 		s.fail(fmt.Errorf("send: %w", err))
 		st.Reset(session.CodeReset)
 	}
+}
+
+// write writes until the round is over. A slow line may then be amid what one
+// call was given: what it has not taken was not sent.
+func (s *side) write(st Stream) error {
+	end := s.moves().Add(s.spec.span())
+	st.SetDeadline(end)
+	defer s.setLimit(st)
+	for time.Now().Before(end) {
+		n, err := st.Write(payload[:])
+		s.wrote.Add(uint64(n))
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case err != nil:
+			return err
+		}
+	}
+	return nil
 }
 
 // awaitEnd waits for the end of a stream on which nothing comes back.
@@ -195,7 +232,7 @@ func (s *side) take(st Stream) {
 	defer blocks.Put(b)
 	for {
 		n, err := st.Read(b[:])
-		s.meter.add(time.Since(s.start), n)
+		s.arrived(n)
 		switch {
 		case err == io.EOF:
 			if err := st.CloseWrite(); err != nil {
@@ -210,9 +247,20 @@ func (s *side) take(st Stream) {
 	}
 }
 
+// arrived counts payload.
+func (s *side) arrived(n int) {
+	if n > 0 {
+		s.moves()
+		s.meter.add(time.Since(s.start), n)
+	}
+}
+
+// setLimit gives a stream the latest time at which the round can end.
+func (s *side) setLimit(st Stream) { st.SetDeadline(s.start.Add(s.spec.span() + drainFor)) }
+
 // bound has a stream end with the round, or a while after it at the latest.
 func (s *side) bound(st Stream) (stop func() bool) {
-	st.SetDeadline(s.start.Add(s.spec.span() + drainFor))
+	s.setLimit(st)
 	return context.AfterFunc(s.ctx, func() { st.Reset(session.CodeShutdown) })
 }
 
@@ -241,9 +289,12 @@ func (s *side) abandon() {
 	<-s.watched
 }
 
-// A meter counts bytes by when they arrived.
+// A meter counts bytes by when they arrived. Its clock starts with the first of
+// them: the two sides' clocks differ by what a packet takes, which may be longer
+// than what is skipped.
 type meter struct {
 	skip, span time.Duration
+	origin     atomic.Int64 // when the first came, since the round's start; 0: none did
 	all        atomic.Uint64
 	counted    atomic.Uint64
 	intervals  []atomic.Uint64
@@ -254,12 +305,15 @@ func (m *meter) init(spec roundSpec) {
 	m.intervals = make([]atomic.Uint64, int((m.span+interval-1)/interval))
 }
 
+// add counts n bytes that came at a time since the round's start.
 func (m *meter) add(at time.Duration, n int) {
+	m.origin.CompareAndSwap(0, max(1, int64(at)))
+	at = max(0, at-time.Duration(m.origin.Load()))
 	m.all.Add(uint64(n))
 	if at >= m.skip && at < m.span {
 		m.counted.Add(uint64(n))
 	}
-	if i := int(at / interval); i >= 0 && i < len(m.intervals) {
+	if i := int(at / interval); i < len(m.intervals) {
 		m.intervals[i].Add(uint64(n))
 	}
 }

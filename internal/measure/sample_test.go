@@ -65,7 +65,7 @@ func sampledRound(rng *rand.Rand, o Options, kind string, mbps, ms, start float6
 	mine.After.Out = map[string]Classes{kind: {Payload: h.Counted + h.Counted/25, Probes: 1210}, other: {Probes: 980}}
 	h.After.Out = map[string]Classes{kind: {Payload: h.Counted / 90, Probes: 1300}, other: {Probes: 1020}}
 	if kind == Relayed {
-		h.RelayIn, h.RelayOut, h.RelayKnown = h.Received+h.Received/20, h.Received+h.Received/21, true
+		h.RelayIn, h.RelayOut, h.Relay = h.Received+h.Received/20, h.Received+h.Received/21, RelayTold
 	}
 	if o.UDPMbps > 0 {
 		jitter := ms / 40
@@ -79,7 +79,7 @@ func sampledRound(rng *rand.Rand, o Options, kind string, mbps, ms, start float6
 		Send: o.Direction != "receive", Receive: o.Direction != "send",
 	}}
 	mine.Intervals = make([]uint64, len(h.Intervals))
-	p.fill(&round)
+	round.Result = p.result(round.RTTs)
 	return p, round
 }
 
@@ -111,6 +111,7 @@ func samples() map[string]*Report {
 
 	r := sampled(usual(), map[string][2]float64{Relayed: {18.2, 55}})
 	r.Verdict = "relayed: this side's router gives each destination another port (address- and port-dependent mapping), and so does the peer's"
+	r.Missing = map[string]string{Direct: "not measured: there is none"}
 	r.Remedy = "forward a UDP port to this machine, and pass it as --udp-port"
 	r.Relayed.RelayBytesIn, r.Relayed.RelayBytesOut = nil, nil
 	r.Relayed.MTU, r.Relayed.Loss, r.Sender.RSSBytes, r.Receiver.CPURelayed = nil, nil, nil, nil

@@ -146,7 +146,7 @@ func (s *Server) startRound(ctx context.Context, spec roundSpec) error {
 		return err
 	}
 	s.stopRound()
-	r := begin(ctx, s.link, spec, spec.Receive, spec.Send, countRelay(ctx, s.link, spec))
+	r := begin(ctx, s.link, spec.mirrored(), countRelay(ctx, s.link, spec))
 	s.mu.Lock()
 	s.round = r
 	s.mu.Unlock()

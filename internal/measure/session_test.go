@@ -50,8 +50,8 @@ func (l *overSession) Look() Look {
 	return Look{Active: l.kind, Works: true}
 }
 
-func (l *overSession) RelayTraffic(context.Context) (in, out uint64, ok bool) { return 0, 0, false }
-func (l *overSession) Verdict() (text, remedy string, settled bool)           { return "", "", true }
+func (l *overSession) RelayTraffic(context.Context) (in, out uint64, word RelayWord) { return }
+func (l *overSession) Verdict() (text, remedy string, settled bool)                  { return "", "", true }
 
 // sessions are the two ends of one over loopback; the second one serves.
 func sessions(t *testing.T) (a, b *overSession) {

@@ -18,17 +18,20 @@ func (p *pair) spoiled() bool {
 // counted is the payload that arrived in the time that counts, on both sides.
 func (p *pair) counted() uint64 { return p.mine.Counted + p.their.Counted }
 
-// fill puts what both sides saw into the round.
-func (p *pair) fill(r *Round) {
-	r.Seconds = p.spec.Seconds - p.spec.Skip
-	r.Bytes = p.counted()
+// result is what both sides saw, with the idle round trips before it.
+func (p *pair) result(idle []float64) *Result {
+	r := &Result{Seconds: p.spec.Seconds - p.spec.Skip, Bytes: p.counted()}
 	r.Goodput = megabits(r.Bytes, r.Seconds)
+	if p.spec.Send && p.spec.Receive {
+		sent, received := megabits(p.their.Counted, r.Seconds), megabits(p.mine.Counted, r.Seconds)
+		r.Sent, r.Received = &sent, &received
+	}
 	for i, n := range p.mine.Intervals { // one for each of the round's, if nothing arrived too
 		r.Intervals = append(r.Intervals, megabits(n+at(p.their.Intervals, i), interval.Seconds()))
 	}
 	r.CPUPerGB = per(p.mine.CPU, float64(r.Bytes)/1e9)
 	r.Loss = p.loss()
-	r.Jitter = p.jitter(r.RTTs)
+	r.Jitter = p.jitter(idle)
 	if mtu := min(p.mine.After.MTU, p.their.After.MTU); mtu > 0 {
 		r.MTU = &mtu
 	}
@@ -42,6 +45,7 @@ func (p *pair) fill(r *Round) {
 			}
 		}
 	}
+	return r
 }
 
 func at(list []uint64, i int) uint64 {
@@ -66,7 +70,7 @@ func (c Classes) less(o Classes) Classes {
 func (p *pair) loss() *float64 {
 	if p.spec.UDPMbps > 0 {
 		sent := p.mine.Sent + p.their.Sent
-		arrived := min(sent, p.mine.Arrived+p.their.Arrived)
+		arrived := min(p.mine.Sent, p.their.Arrived) + min(p.their.Sent, p.mine.Arrived)
 		return per(float64(sent-arrived), float64(sent))
 	}
 	var sent, lost uint64
@@ -87,10 +91,11 @@ func (p *pair) jitter(idle []float64) *float64 {
 	if p.spec.UDPMbps == 0 {
 		return variation(idle)
 	}
-	if p.their.JitterMS != nil {
-		return p.their.JitterMS
+	mine, their := p.mine.JitterMS, p.their.JitterMS
+	if mine == nil || their != nil && *their > *mine { // the worse direction's
+		return their
 	}
-	return p.mine.JitterMS
+	return mine
 }
 
 // summarize makes the figures of the rounds.
@@ -108,9 +113,9 @@ func (c *client) summarize() {
 // figures are the medians of one path's rounds, nil without any.
 func (c *client) figures(kind string) *Figures {
 	f := new(Figures)
-	var goodput, idle, loaded, jitter, loss, cpu, mtu []float64
-	var drops, in, out uint64
-	relayKnown := kind == Relayed
+	var goodput, sent, received, idle, loaded, jitter, loss, cpu []float64
+	var drops uint64
+	var relay relayCount
 	for i := range c.halves {
 		p := &c.halves[i]
 		if p.spec.Path != kind {
@@ -118,39 +123,54 @@ func (c *client) figures(kind string) *Figures {
 		}
 		r := &c.report.Rounds[p.round]
 		goodput = append(goodput, r.Goodput)
+		sent, received = appendKnown(sent, r.Sent), appendKnown(received, r.Received)
 		idle = append(idle, r.RTTs...)
 		loaded = append(loaded, r.LoadedRTTs...)
 		jitter = appendKnown(jitter, r.Jitter)
 		loss = appendKnown(loss, r.Loss)
 		cpu = appendKnown(cpu, r.CPUPerGB)
-		if r.MTU != nil {
-			mtu = append(mtu, float64(*r.MTU))
+		if r.MTU != nil && (f.MTU == nil || *r.MTU < *f.MTU) {
+			f.MTU = r.MTU
 		}
 		f.PayloadBytes += p.mine.Received + p.their.Received
 		for _, h := range []*half{p.mine, p.their} {
 			drops += h.After.SocketDrops - min(h.After.SocketDrops, h.Before.SocketDrops)
-			in, out = in+h.RelayIn, out+h.RelayOut
 		}
-		// A side without an allocation has nothing to tell.
-		relayKnown = relayKnown && (p.mine.RelayKnown || p.their.RelayKnown)
+		relay = relay.plus(p.relay())
 	}
 	if len(goodput) == 0 {
 		return nil
 	}
 	f.Goodput = *median(goodput)
 	f.GoodputSpread = [2]float64{slices.Min(goodput), slices.Max(goodput)}
+	f.Sent, f.Received = median(sent), median(received)
 	f.RTT50, f.RTT99 = quantile(idle, 0.5), quantile(idle, 0.99)
 	f.LoadedRTT50, f.LoadedRTT99 = quantile(loaded, 0.5), quantile(loaded, 0.99)
 	f.Jitter, f.Loss, f.CPUPerGB = median(jitter), median(loss), median(cpu)
-	if m := median(mtu); m != nil {
-		n := int(*m)
-		f.MTU = &n
-	}
 	f.SocketDrops = &drops
-	if relayKnown {
-		f.RelayBytesIn, f.RelayBytesOut = &in, &out
+	if kind == Relayed && relay.word == RelayTold {
+		f.RelayBytesIn, f.RelayBytesOut = &relay.in, &relay.out
 	}
 	return f
+}
+
+// relay is what the relays of both sides counted in the round. Where none did,
+// there was one that does not tell.
+func (p *pair) relay() relayCount {
+	sum := relayCount{p.mine.RelayIn, p.mine.RelayOut, p.mine.Relay}.plus(relayCount{p.their.RelayIn, p.their.RelayOut, p.their.Relay})
+	if sum.word == RelayNone {
+		sum.word = RelaySilent
+	}
+	return sum
+}
+
+// plus joins what two relays say, which is known when neither is silent.
+func (c relayCount) plus(o relayCount) relayCount {
+	sum := relayCount{c.in + o.in, c.out + o.out, cmp.Or(c.word, o.word)}
+	if o.word == RelaySilent {
+		sum.word = RelaySilent
+	}
+	return sum
 }
 
 func appendKnown(list []float64, v *float64) []float64 {

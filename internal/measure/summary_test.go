@@ -41,7 +41,7 @@ func TestSpoiled(t *testing.T) {
 	}
 }
 
-func TestFill(t *testing.T) {
+func TestResult(t *testing.T) {
 	p := tried(Direct)
 	p.mine.CPU, p.their.CPU = 2, 5
 	p.mine.Intervals = []uint64{0, 125_000, 0}
@@ -52,8 +52,7 @@ func TestFill(t *testing.T) {
 	p.mine.After.Out = map[string]Classes{Direct: {Payload: 400, Probes: 9}, Relayed: {Probes: 10}}
 	p.their.Before.Out = map[string]Classes{Direct: {Payload: 1000}, Relayed: {Probes: 7, Payload: 9}}
 	p.their.After.Out = map[string]Classes{Direct: {Payload: 1001}, Relayed: {Probes: 3, Payload: 11, Replays: 1}}
-	r := Round{RTTs: []float64{1, 3, 2}}
-	p.fill(&r)
+	r := p.result([]float64{1, 3, 2})
 	if r.Bytes != 375_000 || r.Goodput != 3 || r.Seconds != 1 {
 		t.Errorf("%d bytes in %v s, %v Mbit/s", r.Bytes, r.Seconds, r.Goodput)
 	}
@@ -92,6 +91,9 @@ func TestLoss(t *testing.T) {
 		{"more than were sent", func(p *pair) { packets(p.mine, 0, 10, 50) }, 1},
 		{"counters that run backwards", func(p *pair) { packets(p.mine, 300, 100, 50) }, math.NaN()},
 		{"datagrams", func(p *pair) { p.spec.UDPMbps, p.mine.Sent, p.their.Arrived = 1, 10, 9 }, 0.1},
+		{"of datagrams both ways", func(p *pair) {
+			p.spec.UDPMbps, p.mine.Sent, p.their.Arrived, p.their.Sent, p.mine.Arrived = 1, 10, 5, 10, 90
+		}, 0.25},
 		{"datagrams out of nothing", func(p *pair) { p.spec.UDPMbps, p.mine.Sent, p.their.Arrived = 1, 10, 90 }, 0},
 		{"no datagrams", func(p *pair) { p.spec.UDPMbps = 1 }, math.NaN()},
 	} {
@@ -109,7 +111,7 @@ func measured(rounds ...func(*pair, *Round)) *client {
 	for i, change := range rounds {
 		p := tried(Relayed)
 		p.round = i
-		var r Round
+		r := Round{Result: new(Result)}
 		change(p, &r)
 		c.halves = append(c.halves, *p)
 		c.report.Rounds = append(c.report.Rounds, r)
@@ -123,7 +125,7 @@ func TestFigures(t *testing.T) {
 			r.Goodput = v
 			r.RTTs = []float64{v}
 			p.their.Received = 1000
-			p.their.RelayIn, p.their.RelayOut, p.their.RelayKnown = 1100, 1050, true
+			p.their.RelayIn, p.their.RelayOut, p.their.Relay = 1100, 1050, RelayTold
 			p.mine.After.SocketDrops = 3
 		}
 	}
@@ -148,20 +150,56 @@ func TestFigures(t *testing.T) {
 	}
 }
 
-// A relay that told of some rounds has not told of all.
-func TestRelayThatDoesNotAlwaysTell(t *testing.T) {
-	told := func(p *pair, _ *Round) { p.their.RelayIn, p.their.RelayKnown = 1, true }
-	f := measured(told, func(*pair, *Round) {}).figures(Relayed)
-	if f.RelayBytesIn != nil || f.RelayBytesOut != nil {
-		t.Errorf("%d and %d bytes", *f.RelayBytesIn, *f.RelayBytesOut)
+// Between two MTUs there is none that a path has proved.
+func TestFiguresMTU(t *testing.T) {
+	with := func(n int) func(*pair, *Round) { return func(_ *pair, r *Round) { r.MTU = &n } }
+	if f := measured(with(1452), with(1280), func(*pair, *Round) {}).figures(Relayed); f.MTU == nil || *f.MTU != 1280 {
+		t.Errorf("MTU %v, want 1280", f.MTU)
+	}
+}
+
+// A relay that told of some rounds has not told of all, and one that told of one
+// side has not told of what the other side's carried.
+func TestRelayThatDoesNotTell(t *testing.T) {
+	told := func(p *pair, _ *Round) { p.their.RelayIn, p.their.Relay = 1, RelayTold }
+	for name, round := range map[string]func(*pair, *Round){
+		"no relay":          func(*pair, *Round) {},
+		"silent":            func(p *pair, _ *Round) { p.mine.Relay = RelaySilent },
+		"silent, beside it": func(p *pair, r *Round) { told(p, r); p.mine.Relay = RelaySilent },
+	} {
+		for _, rounds := range [][]func(*pair, *Round){{round}, {told, round}, {round, told}} {
+			if f := measured(rounds...).figures(Relayed); f.RelayBytesIn != nil || f.RelayBytesOut != nil {
+				t.Errorf("%s: %d and %d bytes", name, *f.RelayBytesIn, *f.RelayBytesOut)
+			}
+		}
+	}
+	if f := measured(told, told).figures(Relayed); f.RelayBytesIn == nil || *f.RelayBytesIn != 2 {
+		t.Errorf("%+v, want what the relay told", f)
+	}
+}
+
+func TestRelayCountSince(t *testing.T) {
+	none, silent := relayCount{}, relayCount{word: RelaySilent}
+	told := func(in uint64) relayCount { return relayCount{in, in, RelayTold} }
+	for _, tt := range []struct{ before, after, want relayCount }{
+		{none, none, none},
+		{told(3), told(10), told(7)},
+		{told(10), told(3), silent}, // another allocation
+		{none, told(3), silent},
+		{told(3), none, silent},
+		{silent, told(3), silent},
+	} {
+		if got := tt.after.since(tt.before); got != tt.want {
+			t.Errorf("%+v since %+v: %+v, want %+v", tt.after, tt.before, got, tt.want)
+		}
 	}
 }
 
 // What was not measured is null or absent in JSON.
 func TestReportJSON(t *testing.T) {
 	c := measured(func(*pair, *Round) {})
-	c.report.Rounds = []Round{{Path: Relayed, Error: "lost"}}
 	c.report.Relayed = c.figures(Relayed)
+	c.report.Rounds = []Round{{Path: Relayed, Error: "lost"}}
 	b, err := json.Marshal(c.report)
 	if err != nil {
 		t.Fatal(err)
@@ -170,6 +208,10 @@ func TestReportJSON(t *testing.T) {
 		if !strings.Contains(string(b), want) {
 			t.Errorf("no %s in %s", want, b)
 		}
+	}
+	var rounds struct{ Rounds []map[string]any }
+	if err := json.Unmarshal(b, &rounds); err != nil || len(rounds.Rounds) != 1 || len(rounds.Rounds[0]) != 4 {
+		t.Errorf("%v, %v: want a round with path, direction, start and error alone", rounds, err)
 	}
 	if strings.Contains(string(b), `"direct":`) {
 		t.Errorf("figures of a path that was not measured in %s", b)

@@ -38,6 +38,7 @@ type network struct {
 	mu     sync.Mutex
 	lines  map[string]*line
 	silent bool  // nothing gets through any more, and nobody says so
+	beside bool  // streams work without a line
 	gone   error // the link has ended
 	pipes  []*pipe
 
@@ -124,6 +125,9 @@ func (t *twin) transmit(n int) (left, arrives time.Time, ok bool) {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
 	kind := t.activeLocked()
+	if kind == "" && t.net.beside {
+		return time.Now(), time.Now(), true
+	}
 	if kind == "" || t.net.silent {
 		return left, arrives, false
 	}
@@ -236,16 +240,16 @@ func (t *twin) Look() Look {
 	return look
 }
 
-func (t *twin) RelayTraffic(ctx context.Context) (in, out uint64, ok bool) {
+func (t *twin) RelayTraffic(ctx context.Context) (in, out uint64, word RelayWord) {
 	if t != t.net.relay {
-		return 0, 0, false
+		return 0, 0, RelayNone
 	}
 	if pause(ctx, t.net.relayLeg) != nil {
-		return 0, 0, false
+		return 0, 0, RelaySilent
 	}
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
-	return t.net.relayIn, t.net.relayOut, true
+	return t.net.relayIn, t.net.relayOut, RelayTold
 }
 
 func (t *twin) Verdict() (text, remedy string, settled bool) {

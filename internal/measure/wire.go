@@ -46,8 +46,8 @@ type response struct {
 	Half  *half  `json:"half,omitempty"`
 }
 
-// roundSpec is what a round is to be. Send and Receive are the measuring
-// side's.
+// roundSpec is what a round is to be. On the wire, Send and Receive are the
+// measuring side's.
 type roundSpec struct {
 	ID      string  `json:"id"`
 	Path    string  `json:"path"`
@@ -79,6 +79,12 @@ func (r *roundSpec) validate() error {
 	return nil
 }
 
+// mirrored is the round as the other side sees it.
+func (r roundSpec) mirrored() roundSpec {
+	r.Send, r.Receive = r.Receive, r.Send
+	return r
+}
+
 func (r *roundSpec) span() time.Duration { return seconds(r.Seconds) }
 func (r *roundSpec) skip() time.Duration { return seconds(r.Skip) }
 
@@ -98,9 +104,9 @@ type half struct {
 	Before Look `json:"before"` // at the beginning of the time that counts
 	After  Look `json:"after"`  // at its end
 
-	RelayIn    uint64 `json:"relay_in"` // while the round ran
-	RelayOut   uint64 `json:"relay_out"`
-	RelayKnown bool   `json:"relay_known"`
+	Relay    RelayWord `json:"relay,omitempty"`
+	RelayIn  uint64    `json:"relay_in"` // while the round ran
+	RelayOut uint64    `json:"relay_out"`
 
 	RSS *uint64 `json:"rss,omitempty"`
 }
@@ -120,6 +126,8 @@ func (h *half) check(wrote uint64) error {
 		return fmt.Errorf("%d of %d bytes counted", h.Counted, h.Received)
 	case len(h.Intervals) > int(MaxSeconds*10):
 		return fmt.Errorf("%d intervals", len(h.Intervals))
+	case h.Relay != RelayNone && h.Relay != RelaySilent && h.Relay != RelayTold:
+		return fmt.Errorf("a relay that is %q", clip(string(h.Relay)))
 	case h.RelayIn > maxBytes || h.RelayOut > maxBytes:
 		return fmt.Errorf("%d and %d bytes on the relay", h.RelayIn, h.RelayOut)
 	}

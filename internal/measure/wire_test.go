@@ -183,7 +183,7 @@ func FuzzHalfCheck(f *testing.F) {
 		if json.Unmarshal(b, p.their) != nil || p.their.check(wrote) != nil {
 			return
 		}
-		c := measured(func(into *pair, r *Round) { *into = *p; into.fill(r) })
+		c := measured(func(into *pair, r *Round) { *into = *p; r.Result = into.result(nil) })
 		r := c.report.Rounds[0]
 		if r.Bytes > wrote || r.Goodput < 0 || len(r.Intervals) != 3 {
 			t.Errorf("round %+v of %d bytes", r, wrote)

@@ -56,7 +56,7 @@ type engine struct {
 	cur        choice
 	holdTo     Kind // where payload is to stay; "" is where it is best
 	replayedAt time.Duration
-	held       *replay // comes when replayEvery is over
+	pending    *replay // comes when replayEvery is over
 
 	out []action
 }

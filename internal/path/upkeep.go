@@ -32,8 +32,8 @@ func (e *engine) tick(now time.Duration) {
 	for _, p := range e.paths {
 		e.probe(now, p)
 	}
-	if e.held != nil && now-e.replayedAt >= replayEvery {
-		e.replayNow(now, *e.held)
+	if e.pending != nil && now-e.replayedAt >= replayEvery {
+		e.replayNow(now, *e.pending)
 	}
 }
 
@@ -182,19 +182,19 @@ func (e *engine) lastCrossing(id int) time.Duration {
 // when.
 func (e *engine) replay(now time.Duration, id int, since time.Duration) {
 	r := replay{id: id, since: since, until: math.MaxInt64}
-	if e.held != nil {
-		r.since = min(since, e.held.since)
+	if e.pending != nil {
+		r.since = min(since, e.pending.since)
 	}
 	if now-e.replayedAt < replayEvery {
 		r.until = now // what is sent meanwhile goes where it should
-		e.held = &r
+		e.pending = &r
 		return
 	}
 	e.replayNow(now, r)
 }
 
 func (e *engine) replayNow(now time.Duration, r replay) {
-	e.replayedAt, e.held = now, nil
+	e.replayedAt, e.pending = now, nil
 	e.do(r)
 }
 
@@ -220,7 +220,7 @@ func (e *engine) wake() time.Duration {
 	for _, p := range e.paths {
 		next = min(next, p.wake())
 	}
-	if e.held != nil {
+	if e.pending != nil {
 		next = min(next, e.replayedAt+replayEvery)
 	}
 	return next
