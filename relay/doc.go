@@ -12,7 +12,7 @@
 //	client ── TCP, TLS ──┤  guard ─┼─ requests ─ judged ── engine (pion/turn)
 //	                     └─────────┴─ data ─────────────── relayConn ── peer
 //
-// pion/turn v3 keeps the allocations, permissions and lifetimes. It never
+// pion/turn v3 keeps the allocations, permissions and channels. It never
 // reads from a network: the guard authenticates and judges every request, and
 // asks pion with a message of its own over a conn in memory. The holes of that
 // version are listed in server_engine.go next to what closes each. Answers are

@@ -232,9 +232,7 @@ func (s *Server) openAllocation(c *relayConn, m *stunmsg.Message, now time.Time)
 		a.reservation = &token
 	}
 	c.answer = a
-	// Entered before pion starts the lifetime, which could end it at once.
-	s.ledger.enter(c.from.fiveTuple, c)
-	if code, err := s.engine.allocate(c, a.lifetime, now); code != 0 || err != nil {
+	if code, err := c.begin(a.lifetime, now); code != 0 || err != nil {
 		return engineRefusal(code, err)
 	}
 	s.loops.Read(c.sock, peerHandler{c}) // fails when everything is ending, which ends c too
@@ -246,6 +244,9 @@ func (c *relayConn) abandon() {
 	c.once.Do(func() {
 		c.server.sessions.leave(c.user, c.server.now())
 		c.server.ledger.strike(c.from.fiveTuple, c.relayed.Port(), c)
+		if c.expiry != nil {
+			c.expiry.Stop()
+		}
 		if c.sock != nil {
 			c.sock.Close()
 		}
@@ -270,7 +271,7 @@ func (s *Server) refresh(m *stunmsg.Message, c *relayConn, now time.Time) answer
 	if asked, ok := m.Lifetime(); ok && asked == 0 {
 		d = 0
 	}
-	if code, err := s.engine.refresh(c, d, now); code != 0 || err != nil {
+	if code, err := c.prolong(d, now); code != 0 || err != nil {
 		return engineRefusal(code, err)
 	}
 	t := c.count.total()

@@ -279,6 +279,6 @@ func (s *Server) closeListeners() {
 // release ends the allocation of a stream that is gone.
 func (s *Server) release(from source) {
 	if c := s.ledger.find(from.fiveTuple); c != nil {
-		s.engine.refresh(c, 0, s.now()) // fails when everything is ending, which ends c too
+		c.prolong(0, s.now()) // fails when everything is ending, which ends c too
 	}
 }

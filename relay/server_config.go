@@ -71,7 +71,7 @@ type Limits struct {
 	Allocations        int           // in all; 10000
 	AllocationsPerUser int           // distinct sources of one user; 32
 	AllocationsPerIP   int           // of one client address; 512, since many may share a NAT
-	Lifetime           time.Duration // longest of an allocation; 1 hour less a second, pion's
+	Lifetime           time.Duration // longest of an allocation; 59 minutes, see longestLifetime
 	PeersPerAllocation int           // permissions, and channels; 64
 	SessionRate        int64         // bits per second of one user, in each direction; 0: no limit
 
@@ -94,12 +94,11 @@ func or[T comparable](v, def T) T {
 }
 
 func (l Limits) withDefaults() Limits {
-	const longest = time.Hour - time.Second // pion gives 10 minutes to who asks for an hour
 	return Limits{
 		Allocations:           or(l.Allocations, 10000),
 		AllocationsPerUser:    or(l.AllocationsPerUser, 32),
 		AllocationsPerIP:      or(l.AllocationsPerIP, 512),
-		Lifetime:              min(or(l.Lifetime, longest), longest),
+		Lifetime:              min(or(l.Lifetime, longestLifetime), longestLifetime),
 		PeersPerAllocation:    or(l.PeersPerAllocation, 64),
 		SessionRate:           l.SessionRate,
 		ErrorsPerSecond:       or(l.ErrorsPerSecond, 50),
