@@ -73,7 +73,11 @@ func (s *Server) request(m *stunmsg.Message, from source) {
 	now := s.now()
 	auth, code := s.auth.check(m, from.client.Addr(), now)
 	if code != 0 {
-		if !s.unproved.allow(from.client.Addr(), now) {
+		budget := s.unproved
+		if auth.proved {
+			budget = s.proved
+		}
+		if !budget.allow(from.client.Addr(), now) {
 			s.count.drop(dropSilenced, 1)
 			return
 		}

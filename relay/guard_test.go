@@ -92,6 +92,37 @@ func TestUnauthenticatedAnswersAreLimited(t *testing.T) {
 	checkRelay(t, s, "udp")
 }
 
+// Forged requests that take every error answer there is keep nobody from the
+// nonce without which its allocation ends.
+func TestFloodLeavesLiveAllocations(t *testing.T) {
+	clk := newClock()
+	frozen := clk.now()
+	cfg := labConfig()
+	cfg.Limits.ErrorsPerSecond, cfg.Limits.ErrorsPerSecondTotal = 5, 20
+	cfg.Now = func() time.Time { d := <-clk.offset; clk.offset <- d; return frozen.Add(d) }
+	s := startServer(t, cfg)
+	c := dialTURN(t, s, "udp", "u")
+	c.allocate()
+	clk.advance(2 * time.Hour) // the nonce is stale
+	forged := stunmsg.NewRequest(stunmsg.MethodAllocate).RequestedTransport(protocolUDP).Bytes()
+	for i := range 256 {
+		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{8, 8, 8, byte(i)}), 5)
+		s.message(forged, source{fiveTuple{0, from}, "udp", discard{}}, stunAddr{}, true)
+	}
+	if n := s.count.drops[dropSilenced].Load(); n != 256-20 {
+		t.Fatalf("%d requests met silence", n)
+	}
+	wantCode(t, c.refresh(time.Minute), 0)
+
+	// Its own errors have a rate as before.
+	c.nonce = s.auth.nonces.mint(loopback, s.now().Add(-2*time.Hour))
+	stale := c.signed(stunmsg.MethodRefresh, func(*stunmsg.Builder) {}).Bytes()
+	for range 10 {
+		c.write(stale)
+	}
+	waitFor(t, "silence", func() bool { return s.count.drops[dropSilenced].Load() == 256-20+10-4 })
+}
+
 func TestStripChannelData(t *testing.T) {
 	frame := func(ch uint16, payload string) []byte {
 		return stunmsg.AppendChannelData(nil, ch, []byte(payload), false)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"runtime"
@@ -26,7 +27,8 @@ type Server struct {
 	now       func() time.Time
 	policy    *Policy
 	auth      authenticator
-	unproved  *budget // of error answers
+	unproved  *budget // of error answers to sources that may be forged
+	proved    *budget // and to others, whose nonce is ours
 	responder *Responder
 	ledger    *ledger
 	seats     *seats
@@ -62,6 +64,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		policy:   &Policy{Allow: cfg.Allow, Own: append(own, cfg.PublicIP, cfg.LocalIP, cfg.AltIP), Relay: cfg.PublicIP},
 		auth:     authenticator{realm: cfg.Realm, secrets: cfg.Secrets, nonces: nonces{key, cfg.NonceLifetime}},
 		unproved: newBudget(cfg.Limits.ErrorsPerSecond, cfg.Limits.ErrorsPerSecondTotal),
+		proved:   newBudget(cfg.Limits.ErrorsPerSecond, math.Inf(1)), // nobody else's: a live allocation needs its 438
 		ledger:   newLedger(cfg.Limits),
 		seats:    newSeats(cfg.Limits.StreamsPerIP, cfg.Limits.Streams),
 	}

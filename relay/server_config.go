@@ -76,7 +76,7 @@ type Limits struct {
 	SessionRate        int64         // bits per second of one user, in each direction; 0: no limit
 
 	ErrorsPerSecond       float64 // unauthenticated error answers to one source; 50
-	ErrorsPerSecondTotal  float64 // 2000
+	ErrorsPerSecondTotal  float64 // to all that may be forged; 2000
 	BindingPerSecond      float64 // Binding answers to one source; 200
 	BindingPerSecondTotal float64 // 20000
 
