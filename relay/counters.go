@@ -81,6 +81,7 @@ const (
 	dropQueue                          // a client or the relay too slow to take it
 	dropSilenced                       // error answers and Binding answers over the budget
 	dropStream                         // stream connections refused: caps
+	dropRequest                        // requests of a user over its rate
 	dropReasons
 )
 
@@ -88,6 +89,7 @@ func (r dropReason) String() string {
 	return [dropReasons]string{
 		"malformed", "unexpected", "no_allocation", "no_channel", "no_permission", "denied",
 		"budget", "send_failed", "queue_full", "rate_limited", "stream_refused",
+		"requests_limited",
 	}[r]
 }
 

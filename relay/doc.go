@@ -37,6 +37,7 @@
 //     (508), and more peers than one allocation may have (508): [Limits].
 //   - More than [Limits].SessionRate of one user in one direction, over all its
 //     allocations: waits for up to 100 ms, then is dropped.
+//   - More than [Limits].RequestsPerUser: silence.
 //   - Unauthenticated requests beyond a rate per source, and in all unless a nonce
 //     of ours shows that the source is not forged: silence.
 //

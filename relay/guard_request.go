@@ -85,6 +85,10 @@ func (s *Server) request(m *stunmsg.Message, from source) {
 		from.write(s.auth.refusal(m.Header, code, from.client.Addr(), now), 0)
 		return
 	}
+	if !s.requests.allow(auth.user, now) {
+		s.count.drop(dropRequest, 1)
+		return
+	}
 	a := s.decide(m, from, auth, now)
 	if a.code != 0 {
 		s.refused(m, from, auth, a)

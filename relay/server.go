@@ -30,6 +30,7 @@ type Server struct {
 	unproved  *budget // of error answers to sources that may be forged
 	proved    *budget // and to others, whose nonce is ours
 	responder *Responder
+	requests  *userRate
 	ledger    *ledger
 	seats     *seats
 	sessions  sessions
@@ -65,6 +66,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		auth:     authenticator{realm: cfg.Realm, secrets: cfg.Secrets, nonces: nonces{key, cfg.NonceLifetime}},
 		unproved: newBudget(cfg.Limits.ErrorsPerSecond, cfg.Limits.ErrorsPerSecondTotal),
 		proved:   newBudget(cfg.Limits.ErrorsPerSecond, math.Inf(1)), // nobody else's: a live allocation needs its 438
+		requests: newUserRate(cfg.Limits.RequestsPerUser),
 		ledger:   newLedger(cfg.Limits),
 		seats:    newSeats(cfg.Limits.StreamsPerIP, cfg.Limits.Streams),
 	}

@@ -75,6 +75,8 @@ type Limits struct {
 	PeersPerAllocation int           // permissions, and channels; 64
 	SessionRate        int64         // bits per second of one user, in each direction; 0: no limit
 
+	RequestsPerUser float64 // authenticated ones per second, ten times as many at once; 100
+
 	ErrorsPerSecond       float64 // unauthenticated error answers to one source; 50
 	ErrorsPerSecondTotal  float64 // to all that may be forged; 2000
 	BindingPerSecond      float64 // Binding answers to one source; 200
@@ -101,6 +103,7 @@ func (l Limits) withDefaults() Limits {
 		Lifetime:              min(or(l.Lifetime, longestLifetime), longestLifetime),
 		PeersPerAllocation:    or(l.PeersPerAllocation, 64),
 		SessionRate:           l.SessionRate,
+		RequestsPerUser:       or(l.RequestsPerUser, 100),
 		ErrorsPerSecond:       or(l.ErrorsPerSecond, 50),
 		ErrorsPerSecondTotal:  or(l.ErrorsPerSecondTotal, 2000),
 		BindingPerSecond:      or(l.BindingPerSecond, 200),

@@ -22,7 +22,7 @@ func TestNoLeakOverManyAllocations(t *testing.T) {
 	cfg := labConfig()
 	cfg.Now = clk.now
 	cfg.Limits = Limits{
-		AllocationsPerUser: 20000, AllocationsPerIP: 20000, SessionRate: 1e9,
+		AllocationsPerUser: 20000, AllocationsPerIP: 20000, SessionRate: 1e9, RequestsPerUser: 1e6,
 		ErrorsPerSecond: 5000, ErrorsPerSecondTotal: 5000,
 	}
 	s := startServer(t, cfg)
