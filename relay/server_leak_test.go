@@ -80,7 +80,7 @@ func TestNoLeakOverManyAllocations(t *testing.T) {
 	}
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
-	if n := len(s.ledger.byPort) + len(s.ledger.byTuple) + len(s.ledger.users) + len(s.ledger.sources); n != 0 {
+	if n := len(s.ledger.byPort) + len(s.ledger.byTuple) + len(s.ledger.users) + len(s.ledger.sources) + len(s.ledger.held); n != 0 {
 		t.Errorf("%d entries left in the tables", n)
 	}
 	if got := len(s.events); got > 2*keptEvents {

@@ -114,8 +114,8 @@ func (c *relayConn) listenPair(now time.Time) (token [8]byte, err error) {
 		if err := c.listen(0, true); err != nil {
 			return token, err
 		}
-		if next := c.relayed.Port() + 1; next <= c.server.cfg.PortMax {
-			if token, ok := ledger.reserve(next, c.user, now); ok {
+		if c.relayed.Port() < c.server.cfg.PortMax {
+			if token, ok := ledger.reserve(c, now); ok {
 				return token, nil
 			}
 		}
