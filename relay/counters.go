@@ -73,7 +73,7 @@ const (
 	dropMalformed    dropReason = iota // refused by stunmsg, or neither STUN nor ChannelData
 	dropUnexpected                     // a message that has no meaning here
 	dropNoAllocation                   // data of a client that has none
-	dropNoChannel                      // a channel that is not bound
+	dropNoChannel                      // a channel that is not bound, or without permission
 	dropNoPermission                   // a peer without permission
 	dropDenied                         // a peer that the policy refuses
 	dropBudget                         // more than the session may relay

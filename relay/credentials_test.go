@@ -110,6 +110,7 @@ func TestExpiredCredentialKeepsItsAllocation(t *testing.T) {
 	wantCode(t, c.refresh(10*time.Minute), 0)
 	wantCode(t, c.bind(0x4000, p.addr()), 0)
 	clk.advance(9 * time.Minute) // past the permission, not past the channel
+	wantCode(t, c.permit(p.addr()), 0)
 	c.sendChannel(0x4000, "still here")
 	p.want(relayed, "still here")
 	clk.advance(50 * time.Minute) // and the nonce is stale now
