@@ -182,7 +182,7 @@ func (t *idleTimer) deadline(c *relayConn, now time.Time) (time.Time, bool) {
 		d = t.since.Add(t.idle)
 	} else {
 		t.since = time.Time{}
-		d = now.Add(2 * c.answer.lifetime)
+		d = now.Add(2 * time.Duration(c.granted.Load()))
 	}
 	if !t.set.IsZero() && d.Sub(t.set).Abs() < time.Second {
 		return t.set, false

@@ -164,6 +164,17 @@ func TestStreamEndsAllocation(t *testing.T) {
 	waitFor(t, "its place to be free", func() bool { return s.places() == 0 })
 }
 
+// An idle connection lives as long as what a Refresh gave its allocation.
+func TestStreamIdleAfterRefresh(t *testing.T) {
+	s := startServer(t, labConfig())
+	c := dialTURN(t, s, "tcp", "u")
+	wantCode(t, c.tryAllocate(time.Second), 0)
+	wantCode(t, c.refresh(time.Minute), 0)
+	if b, err := c.readWithin(3 * time.Second); !isTimeout(err) {
+		t.Errorf("%d bytes, %v; %d allocations left", len(b), err, s.ledger.live())
+	}
+}
+
 // A client that does not read loses packets and keeps nobody waiting.
 func TestClientThatDoesNotRead(t *testing.T) {
 	s := startServer(t, labConfig())
@@ -231,7 +242,9 @@ func TestIdleTimer(t *testing.T) {
 	start := time.Unix(1_700_000_000, 0)
 	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
 	timer := newIdleTimer(10*time.Second, start)
-	conn := &relayConn{answer: answer{lifetime: time.Minute}}
+	conn, longer := &relayConn{}, &relayConn{}
+	conn.granted.Store(int64(time.Minute))
+	longer.granted.Store(int64(2 * time.Minute))
 	for i, step := range []struct {
 		now  int
 		conn *relayConn
@@ -243,6 +256,7 @@ func TestIdleTimer(t *testing.T) {
 		{9, conn, 129, true},
 		{9, conn, 129, false},
 		{100, conn, 220, true},
+		{100, longer, 340, true},
 		{150, nil, 160, true}, // the allocation has ended
 		{159, nil, 160, false},
 	} {

@@ -26,7 +26,7 @@ func (c *relayConn) begin(d time.Duration, now time.Time) (code int, err error) 
 	if code, err = c.server.engine.allocate(c, now); code != 0 || err != nil {
 		return code, err
 	}
-	c.expiry.Reset(d)
+	c.start(d)
 	return 0, nil
 }
 
@@ -46,9 +46,14 @@ func (c *relayConn) prolong(d time.Duration, now time.Time) (code int, err error
 	case code != 0 || err != nil:
 		c.expiry.Reset(0) // what the client is told has ended does end
 	case d != 0:
-		c.expiry.Reset(d)
+		c.start(d)
 	}
 	return code, err
+}
+
+func (c *relayConn) start(d time.Duration) {
+	c.granted.Store(int64(d))
+	c.expiry.Reset(d)
 }
 
 // expire ends the allocation whose lifetime is over.

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/udpsock"
@@ -51,7 +52,9 @@ type relayConn struct {
 	answer answer      // to the Allocate; constant once the ledger has the conn
 	expiry *time.Timer // likewise; see server_lifetime.go
 
-	life  sync.Mutex // held while the lifetime changes
+	life    sync.Mutex   // held while the lifetime changes
+	granted atomic.Int64 // the lifetime last granted, a time.Duration
+
 	once  sync.Once
 	count traffic
 
