@@ -7,12 +7,15 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/stunmsg"
@@ -190,6 +193,45 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	})
 	checkRelay(t, s, "tcp")
 	checkRelay(t, s, "udp")
+}
+
+// A client that reads slowly is not cut, however long all that waits for it
+// takes; one that hardly reads is, over TCP and over TLS.
+func TestSlowReaders(t *testing.T) {
+	var frames []byte
+	for len(frames) < 200<<10 {
+		frames = stunmsg.AppendChannelData(frames, 0x4000, make([]byte, 1200), true)
+	}
+	for name, tc := range map[string]struct {
+		each time.Duration // between two reads of 4 KiB
+		cut  bool
+	}{
+		"slow":        {2 * time.Second, false},
+		"hardly ever": {4 * time.Second, true},
+	} {
+		for _, guard := range []*streamGuard{{}, {tls: &tls.Config{}}} {
+			t.Run(fmt.Sprintf("%s, TLS %v", name, guard.tls != nil), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ours, theirs := net.Pipe()
+					var reader sync.WaitGroup
+					reader.Go(func() {
+						for b := make([]byte, 4<<10); ; time.Sleep(tc.each) {
+							if _, err := io.ReadFull(theirs, b); err != nil {
+								return
+							}
+						}
+					})
+					begin := time.Now()
+					err := (&stream{guard: guard, conn: ours}).flush(frames)
+					if isTimeout(err) != tc.cut {
+						t.Errorf("after %v: %v", time.Since(begin), err)
+					}
+					ours.Close()
+					reader.Wait()
+				})
+			})
+		}
+	}
 }
 
 // flakyListener fails so many times, as a process without file descriptors
