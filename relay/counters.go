@@ -73,7 +73,7 @@ const (
 	dropMalformed    dropReason = iota // refused by stunmsg, or neither STUN nor ChannelData
 	dropUnexpected                     // a message that has no meaning here
 	dropNoAllocation                   // data of a client that has none
-	dropNoChannel                      // a channel that is not bound
+	dropNoChannel                      // a channel that is not bound, or without permission
 	dropNoPermission                   // a peer without permission
 	dropDenied                         // a peer that the policy refuses
 	dropBudget                         // more than the session may relay
@@ -81,6 +81,7 @@ const (
 	dropQueue                          // a client or the relay too slow to take it
 	dropSilenced                       // error answers and Binding answers over the budget
 	dropStream                         // stream connections refused: caps
+	dropRequest                        // requests of a user over its rate
 	dropReasons
 )
 
@@ -88,6 +89,7 @@ func (r dropReason) String() string {
 	return [dropReasons]string{
 		"malformed", "unexpected", "no_allocation", "no_channel", "no_permission", "denied",
 		"budget", "send_failed", "queue_full", "rate_limited", "stream_refused",
+		"requests_limited",
 	}[r]
 }
 

@@ -88,19 +88,20 @@ func (n nonces) mint(client netip.Addr, now time.Time) string {
 	return base64.RawURLEncoding.EncodeToString(b[:])
 }
 
-// fresh tells whether nonce is one of ours for this client and not too old.
-func (n nonces) fresh(nonce string, client netip.Addr, now time.Time) bool {
+// check tells whether nonce is one of ours for this client, who then has its
+// address and received it there once, and whether it is not too old.
+func (n nonces) check(nonce string, client netip.Addr, now time.Time) (ours, fresh bool) {
 	got, err := base64.RawURLEncoding.DecodeString(nonce)
 	if err != nil || len(got) != nonceSize {
-		return false
+		return false, false
 	}
 	want := [nonceSize]byte(got)
 	n.sign(&want, client)
 	if subtle.ConstantTimeCompare(got, want[:]) != 1 {
-		return false
+		return false, false
 	}
 	age := now.Sub(time.Unix(int64(binary.BigEndian.Uint32(got)), 0))
-	return age <= n.lifetime && age >= -time.Minute
+	return true, age <= n.lifetime && age >= -time.Minute
 }
 
 func (n nonces) sign(b *[nonceSize]byte, client netip.Addr) {

@@ -59,20 +59,21 @@ func TestNonces(t *testing.T) {
 		nonce string
 		from  netip.Addr
 		at    time.Time
-		want  bool
+		ours  bool
+		fresh bool
 	}{
-		"fresh":            {nonce, a, now, true},
-		"an hour later":    {nonce, a, now.Add(time.Hour), true},
-		"older":            {nonce, a, now.Add(time.Hour + 2*time.Second), false},
-		"from the future":  {nonce, a, now.Add(-2 * time.Minute), false},
-		"another address":  {nonce, b, now, false},
-		"another server":   {nonces{[]byte("other"), time.Hour}.mint(a, now), a, now, false},
-		"empty":            {"", a, now, false},
-		"not ours":         {"0123456789abcdef", a, now, false},
-		"not even base 64": {"!!!!!!!!!!!!!!!!", a, now, false},
+		"fresh":            {nonce, a, now, true, true},
+		"an hour later":    {nonce, a, now.Add(time.Hour), true, true},
+		"older":            {nonce, a, now.Add(time.Hour + 2*time.Second), true, false},
+		"from the future":  {nonce, a, now.Add(-2 * time.Minute), true, false},
+		"another address":  {nonce, b, now, false, false},
+		"another server":   {nonces{[]byte("other"), time.Hour}.mint(a, now), a, now, false, false},
+		"empty":            {"", a, now, false, false},
+		"not ours":         {"0123456789abcdef", a, now, false, false},
+		"not even base 64": {"!!!!!!!!!!!!!!!!", a, now, false, false},
 	} {
-		if got := n.fresh(tc.nonce, tc.from, tc.at); got != tc.want {
-			t.Errorf("%s: fresh = %v", name, got)
+		if ours, fresh := n.check(tc.nonce, tc.from, tc.at); ours != tc.ours || fresh != tc.fresh {
+			t.Errorf("%s: ours %v, fresh %v", name, ours, fresh)
 		}
 	}
 }
@@ -109,6 +110,7 @@ func TestExpiredCredentialKeepsItsAllocation(t *testing.T) {
 	wantCode(t, c.refresh(10*time.Minute), 0)
 	wantCode(t, c.bind(0x4000, p.addr()), 0)
 	clk.advance(9 * time.Minute) // past the permission, not past the channel
+	wantCode(t, c.permit(p.addr()), 0)
 	c.sendChannel(0x4000, "still here")
 	p.want(relayed, "still here")
 	clk.advance(50 * time.Minute) // and the nonce is stale now

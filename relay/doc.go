@@ -12,7 +12,7 @@
 //	client ── TCP, TLS ──┤  guard ─┼─ requests ─ judged ── engine (pion/turn)
 //	                     └─────────┴─ data ─────────────── relayConn ── peer
 //
-// pion/turn v3 keeps the allocations, permissions and lifetimes. It never
+// pion/turn v3 keeps the allocations, permissions and channels. It never
 // reads from a network: the guard authenticates and judges every request, and
 // asks pion with a message of its own over a conn in memory. The holes of that
 // version are listed in server_engine.go next to what closes each. Answers are
@@ -37,7 +37,9 @@
 //     (508), and more peers than one allocation may have (508): [Limits].
 //   - More than [Limits].SessionRate of one user in one direction, over all its
 //     allocations: waits for up to 100 ms, then is dropped.
-//   - Unauthenticated requests beyond a rate per source and in all: silence.
+//   - More than [Limits].RequestsPerUser: silence.
+//   - Unauthenticated requests beyond a rate per source, and in all unless a nonce
+//     of ours shows that the source is not forged: silence.
 //
 // TURN is served at [ServerConfig].PublicIP, each address has a socket of its
 // own, so that answers leave from the address that was asked.

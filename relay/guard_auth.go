@@ -30,6 +30,10 @@ type authenticated struct {
 	user     string // its identity
 	key      []byte // signs the answer
 	expired  bool   // good for what the user has, not for more
+
+	// proved, also set beside a code, says that the source is not forged: it
+	// knows a nonce that was sent there.
+	proved bool
 }
 
 // An authenticator checks the long-term credential mechanism (RFC 8489
@@ -50,23 +54,24 @@ func (a *authenticator) check(m *stunmsg.Message, client netip.Addr, now time.Ti
 	if !m.Has(stunmsg.AttrUsername) || !m.Has(stunmsg.AttrRealm) || !m.Has(stunmsg.AttrNonce) {
 		return authenticated{}, codeBadRequest
 	}
-	if !a.nonces.fresh(m.Nonce(), client, now) {
-		return authenticated{}, codeStaleNonce
+	ours, fresh := a.nonces.check(m.Nonce(), client, now)
+	if !fresh {
+		return authenticated{proved: ours}, codeStaleNonce
 	}
 	name := m.Username()
 	if _, err := expiry(name); err != nil || m.Realm() != a.realm {
-		return authenticated{}, codeUnauthenticated
+		return authenticated{proved: true}, codeUnauthenticated
 	}
 	for _, secret := range a.secrets {
 		key := stunmsg.LongTermKey(name, a.realm, restPassword(secret, name))
 		if m.Verify(key) == nil {
 			return authenticated{
 				username: name, user: identity(name), key: key,
-				expired: checkExpiry(name, now) != nil,
+				expired: checkExpiry(name, now) != nil, proved: true,
 			}, 0
 		}
 	}
-	return authenticated{}, codeUnauthenticated
+	return authenticated{proved: true}, codeUnauthenticated
 }
 
 // refusal builds an error response before or without authentication: short,

@@ -36,53 +36,87 @@ func (b *bucket) full(rate, burst float64, now time.Time) bool {
 	return b.tokens+now.Sub(b.last).Seconds()*rate >= burst
 }
 
+// buckets are one for each key, all alike.
+type buckets[K comparable] struct {
+	rate, burst float64
+	byKey       map[K]*bucket
+}
+
+// maxBuckets bounds their memory. When more keys than that are active at once,
+// unknown ones share the last place.
+const maxBuckets = 4096
+
+func newBuckets[K comparable](rate, burst float64) buckets[K] {
+	return buckets[K]{rate, burst, make(map[K]*bucket)}
+}
+
+func (b *buckets[K]) take(key K, now time.Time) bool {
+	return b.of(key, now).take(1, b.rate, b.burst, now)
+}
+
+func (b *buckets[K]) of(key K, now time.Time) *bucket {
+	if s := b.byKey[key]; s != nil {
+		return s
+	}
+	if len(b.byKey) >= maxBuckets {
+		for k, s := range b.byKey {
+			if s.full(b.rate, b.burst, now) {
+				delete(b.byKey, k)
+			}
+		}
+	}
+	if len(b.byKey) >= maxBuckets {
+		var rest K // shared by all who come too late
+		if s := b.byKey[rest]; s != nil {
+			return s
+		}
+		key = rest
+	}
+	s := new(bucket)
+	b.byKey[key] = s
+	return s
+}
+
+// A userRate limits the requests of each user, all its allocations together.
+// They are handled where everybody's data is moved, and one costs as much as
+// many packets.
+type userRate struct {
+	mu    sync.Mutex
+	users buckets[string] // guarded by mu
+}
+
+func newUserRate(perSecond float64) *userRate {
+	// What 32 allocations begin with and renew at once, with a permission and a
+	// channel for each of a dozen peers, is in the burst.
+	const burst = 10 // seconds
+	return &userRate{users: newBuckets[string](perSecond, burst*perSecond)}
+}
+
+func (r *userRate) allow(user string, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.users.take(user, now)
+}
+
 // A budget limits answers to whoever has not proved who it is, per source
 // address and in all. Source addresses of UDP can be forged, so whatever is
 // answered may hit somebody else: past the budget there is silence.
 type budget struct {
-	perSource, total float64 // answers per second; the burst is the same
+	total float64 // answers per second; the burst is the same, as with each source
 
 	mu      sync.Mutex
 	all     bucket
-	sources map[netip.Prefix]*bucket
+	sources buckets[netip.Prefix]
 }
 
-// maxSources bounds the memory of a budget. When more sources than that are
-// active at once, unknown ones share the last place.
-const maxSources = 4096
-
 func newBudget(perSource, total float64) *budget {
-	return &budget{perSource: perSource, total: total, sources: make(map[netip.Prefix]*bucket)}
+	return &budget{total: total, sources: newBuckets[netip.Prefix](perSource, perSource)}
 }
 
 func (b *budget) allow(from netip.Addr, now time.Time) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.sourceLocked(from, now).take(1, b.perSource, b.perSource, now) &&
-		b.all.take(1, b.total, b.total, now)
-}
-
-func (b *budget) sourceLocked(from netip.Addr, now time.Time) *bucket {
-	key := sourceKey(from)
-	if s := b.sources[key]; s != nil {
-		return s
-	}
-	if len(b.sources) >= maxSources {
-		for k, s := range b.sources {
-			if s.full(b.perSource, b.perSource, now) {
-				delete(b.sources, k)
-			}
-		}
-	}
-	if len(b.sources) >= maxSources {
-		key = netip.Prefix{} // shared by all who come too late
-		if s := b.sources[key]; s != nil {
-			return s
-		}
-	}
-	s := new(bucket)
-	b.sources[key] = s
-	return s
+	return b.sources.take(sourceKey(from), now) && b.all.take(1, b.total, b.total, now)
 }
 
 // sourceKey is the unit that one party controls: an IPv4 address, an IPv6 /64.

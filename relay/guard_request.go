@@ -73,12 +73,20 @@ func (s *Server) request(m *stunmsg.Message, from source) {
 	now := s.now()
 	auth, code := s.auth.check(m, from.client.Addr(), now)
 	if code != 0 {
-		if !s.unproved.allow(from.client.Addr(), now) {
+		budget := s.unproved
+		if auth.proved {
+			budget = s.proved
+		}
+		if !budget.allow(from.client.Addr(), now) {
 			s.count.drop(dropSilenced, 1)
 			return
 		}
 		s.count.codes[code].Add(1)
 		from.write(s.auth.refusal(m.Header, code, from.client.Addr(), now), 0)
+		return
+	}
+	if !s.requests.allow(auth.user, now) {
+		s.count.drop(dropRequest, 1)
 		return
 	}
 	a := s.decide(m, from, auth, now)
@@ -232,9 +240,7 @@ func (s *Server) openAllocation(c *relayConn, m *stunmsg.Message, now time.Time)
 		a.reservation = &token
 	}
 	c.answer = a
-	// Entered before pion starts the lifetime, which could end it at once.
-	s.ledger.enter(c.from.fiveTuple, c)
-	if code, err := s.engine.allocate(c, a.lifetime, now); code != 0 || err != nil {
+	if code, err := c.begin(a.lifetime, now); code != 0 || err != nil {
 		return engineRefusal(code, err)
 	}
 	s.loops.Read(c.sock, peerHandler{c}) // fails when everything is ending, which ends c too
@@ -246,6 +252,9 @@ func (c *relayConn) abandon() {
 	c.once.Do(func() {
 		c.server.sessions.leave(c.user, c.server.now())
 		c.server.ledger.strike(c.from.fiveTuple, c.relayed.Port(), c)
+		if c.expiry != nil {
+			c.expiry.Stop()
+		}
 		if c.sock != nil {
 			c.sock.Close()
 		}
@@ -270,7 +279,7 @@ func (s *Server) refresh(m *stunmsg.Message, c *relayConn, now time.Time) answer
 	if asked, ok := m.Lifetime(); ok && asked == 0 {
 		d = 0
 	}
-	if code, err := s.engine.refresh(c, d, now); code != 0 || err != nil {
+	if code, err := c.prolong(d, now); code != 0 || err != nil {
 		return engineRefusal(code, err)
 	}
 	t := c.count.total()

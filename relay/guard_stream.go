@@ -32,7 +32,8 @@ var errQueueFull = errors.New("write queue full")
 
 const (
 	streamQueueBytes   = 256 << 10
-	streamWriteTimeout = 10 * time.Second
+	streamWriteTimeout = 10 * time.Second // for each streamWriteBytes, so that slow clients are not cut
+	streamWriteBytes   = 16 << 10
 )
 
 // backoff is the pause after so many Accepts failed in a row. File descriptors
@@ -182,7 +183,7 @@ func (t *idleTimer) deadline(c *relayConn, now time.Time) (time.Time, bool) {
 		d = t.since.Add(t.idle)
 	} else {
 		t.since = time.Time{}
-		d = now.Add(2 * c.answer.lifetime)
+		d = now.Add(2 * time.Duration(c.granted.Load()))
 	}
 	if !t.set.IsZero() && d.Sub(t.set).Abs() < time.Second {
 		return t.set, false
@@ -222,7 +223,6 @@ func (s *stream) writeLoop() {
 		s.mu.Lock()
 		batch, s.pending = s.pending, batch[:0]
 		s.mu.Unlock()
-		s.conn.SetWriteDeadline(time.Now().Add(streamWriteTimeout))
 		if err := s.flush(batch); err != nil { // a frame may be cut: the stream is of no use any more
 			s.conn.Close()
 			return
@@ -233,11 +233,17 @@ func (s *stream) writeLoop() {
 // flush writes frames, over TLS each in a record of its own: coturn's client
 // takes what one SSL_read returns for one message.
 func (s *stream) flush(frames []byte) error {
+	left := 0 // bytes that the deadline in force is for
 	for len(frames) > 0 {
-		n := len(frames)
+		n := min(len(frames), streamWriteBytes)
 		if s.guard.tls != nil {
-			n = min(n, frameSize(frames))
+			n = min(len(frames), frameSize(frames))
 		}
+		if left < n {
+			s.conn.SetWriteDeadline(time.Now().Add(streamWriteTimeout))
+			left = streamWriteBytes
+		}
+		left -= n
 		if _, err := s.conn.Write(frames[:n]); err != nil {
 			return err
 		}

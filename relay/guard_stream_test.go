@@ -7,12 +7,15 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"io"
 	"math/big"
 	"net"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/stunmsg"
@@ -164,6 +167,17 @@ func TestStreamEndsAllocation(t *testing.T) {
 	waitFor(t, "its place to be free", func() bool { return s.places() == 0 })
 }
 
+// An idle connection lives as long as what a Refresh gave its allocation.
+func TestStreamIdleAfterRefresh(t *testing.T) {
+	s := startServer(t, labConfig())
+	c := dialTURN(t, s, "tcp", "u")
+	wantCode(t, c.tryAllocate(time.Second), 0)
+	wantCode(t, c.refresh(time.Minute), 0)
+	if b, err := c.readWithin(3 * time.Second); !isTimeout(err) {
+		t.Errorf("%d bytes, %v; %d allocations left", len(b), err, s.ledger.live())
+	}
+}
+
 // A client that does not read loses packets and keeps nobody waiting.
 func TestClientThatDoesNotRead(t *testing.T) {
 	s := startServer(t, labConfig())
@@ -179,6 +193,45 @@ func TestClientThatDoesNotRead(t *testing.T) {
 	})
 	checkRelay(t, s, "tcp")
 	checkRelay(t, s, "udp")
+}
+
+// A client that reads slowly is not cut, however long all that waits for it
+// takes; one that hardly reads is, over TCP and over TLS.
+func TestSlowReaders(t *testing.T) {
+	var frames []byte
+	for len(frames) < 200<<10 {
+		frames = stunmsg.AppendChannelData(frames, 0x4000, make([]byte, 1200), true)
+	}
+	for name, tc := range map[string]struct {
+		each time.Duration // between two reads of 4 KiB
+		cut  bool
+	}{
+		"slow":        {2 * time.Second, false},
+		"hardly ever": {4 * time.Second, true},
+	} {
+		for _, guard := range []*streamGuard{{}, {tls: &tls.Config{}}} {
+			t.Run(fmt.Sprintf("%s, TLS %v", name, guard.tls != nil), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					ours, theirs := net.Pipe()
+					var reader sync.WaitGroup
+					reader.Go(func() {
+						for b := make([]byte, 4<<10); ; time.Sleep(tc.each) {
+							if _, err := io.ReadFull(theirs, b); err != nil {
+								return
+							}
+						}
+					})
+					begin := time.Now()
+					err := (&stream{guard: guard, conn: ours}).flush(frames)
+					if isTimeout(err) != tc.cut {
+						t.Errorf("after %v: %v", time.Since(begin), err)
+					}
+					ours.Close()
+					reader.Wait()
+				})
+			})
+		}
+	}
 }
 
 // flakyListener fails so many times, as a process without file descriptors
@@ -231,7 +284,9 @@ func TestIdleTimer(t *testing.T) {
 	start := time.Unix(1_700_000_000, 0)
 	at := func(s int) time.Time { return start.Add(time.Duration(s) * time.Second) }
 	timer := newIdleTimer(10*time.Second, start)
-	conn := &relayConn{answer: answer{lifetime: time.Minute}}
+	conn, longer := &relayConn{}, &relayConn{}
+	conn.granted.Store(int64(time.Minute))
+	longer.granted.Store(int64(2 * time.Minute))
 	for i, step := range []struct {
 		now  int
 		conn *relayConn
@@ -243,6 +298,7 @@ func TestIdleTimer(t *testing.T) {
 		{9, conn, 129, true},
 		{9, conn, 129, false},
 		{100, conn, 220, true},
+		{100, longer, 340, true},
 		{150, nil, 160, true}, // the allocation has ended
 		{159, nil, 160, false},
 	} {

@@ -92,6 +92,90 @@ func TestUnauthenticatedAnswersAreLimited(t *testing.T) {
 	checkRelay(t, s, "udp")
 }
 
+// Who asks all the time is not served all the time, and nobody else notices.
+func TestRequestsOfOneUserAreLimited(t *testing.T) {
+	clk := newClock()
+	frozen := clk.now()
+	cfg := labConfig()
+	cfg.Now = func() time.Time { d := <-clk.offset; clk.offset <- d; return frozen.Add(d) }
+	s := startServer(t, cfg)
+	refresh := func() { s.ask("u", 1000, stunmsg.NewRequest(stunmsg.MethodRefresh)) }
+	for range 1500 {
+		refresh()
+	}
+	limited := func() int64 { return s.count.drops[dropRequest].Load() }
+	if n := limited(); n != 500 {
+		t.Errorf("%d of 1500 requests at once met silence", n)
+	}
+	checkRelay(t, s, "udp")
+	clk.advance(time.Second)
+	for range 150 {
+		refresh()
+	}
+	if n := limited(); n != 550 {
+		t.Errorf("%d of 150 requests a second later met silence", n-500)
+	}
+}
+
+// A user that has all it may have can renew all of it at the pace of a client
+// that does so every four minutes.
+func TestHonestUserIsNotLimited(t *testing.T) {
+	clk := newClock()
+	frozen := clk.now()
+	cfg := labConfig()
+	cfg.Now = func() time.Time { d := <-clk.offset; clk.offset <- d; return frozen.Add(d) }
+	s := startServer(t, cfg)
+	const allocations, peers = 32, 64
+	for i := range allocations {
+		s.ask("u", uint16(1000+i), stunmsg.NewRequest(stunmsg.MethodAllocate).RequestedTransport(protocolUDP))
+	}
+	for range 3 {
+		for i := range allocations {
+			for p := range peers {
+				at := netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 1, byte(p)}), 9)
+				s.ask("u", uint16(1000+i), stunmsg.NewRequest(stunmsg.MethodChannelBind).ChannelNumber(0x4000+uint16(p)).XORPeerAddress(at))
+				s.ask("u", uint16(1000+i), stunmsg.NewRequest(stunmsg.MethodCreatePermission).XORPeerAddress(at))
+			}
+			s.ask("u", uint16(1000+i), stunmsg.NewRequest(stunmsg.MethodRefresh))
+			clk.advance(4 * time.Minute / allocations)
+		}
+	}
+	if st := s.Stats(); st.Allocations != allocations || len(st.Refused) != 0 || st.Dropped[dropRequest.String()] != 0 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
+// Forged requests that take every error answer there is keep nobody from the
+// nonce without which its allocation ends.
+func TestFloodLeavesLiveAllocations(t *testing.T) {
+	clk := newClock()
+	frozen := clk.now()
+	cfg := labConfig()
+	cfg.Limits.ErrorsPerSecond, cfg.Limits.ErrorsPerSecondTotal = 5, 20
+	cfg.Now = func() time.Time { d := <-clk.offset; clk.offset <- d; return frozen.Add(d) }
+	s := startServer(t, cfg)
+	c := dialTURN(t, s, "udp", "u")
+	c.allocate()
+	clk.advance(2 * time.Hour) // the nonce is stale
+	forged := stunmsg.NewRequest(stunmsg.MethodAllocate).RequestedTransport(protocolUDP).Bytes()
+	for i := range 256 {
+		from := netip.AddrPortFrom(netip.AddrFrom4([4]byte{8, 8, 8, byte(i)}), 5)
+		s.message(forged, source{fiveTuple{0, from}, "udp", discard{}}, stunAddr{}, true)
+	}
+	if n := s.count.drops[dropSilenced].Load(); n != 256-20 {
+		t.Fatalf("%d requests met silence", n)
+	}
+	wantCode(t, c.refresh(time.Minute), 0)
+
+	// Its own errors have a rate as before.
+	c.nonce = s.auth.nonces.mint(loopback, s.now().Add(-2*time.Hour))
+	stale := c.signed(stunmsg.MethodRefresh, func(*stunmsg.Builder) {}).Bytes()
+	for range 10 {
+		c.write(stale)
+	}
+	waitFor(t, "silence", func() bool { return s.count.drops[dropSilenced].Load() == 256-20+10-4 })
+}
+
 func TestStripChannelData(t *testing.T) {
 	frame := func(ch uint16, payload string) []byte {
 		return stunmsg.AppendChannelData(nil, ch, []byte(payload), false)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"net"
 	"net/netip"
 	"runtime"
@@ -26,8 +27,10 @@ type Server struct {
 	now       func() time.Time
 	policy    *Policy
 	auth      authenticator
-	unproved  *budget // of error answers
+	unproved  *budget // of error answers to sources that may be forged
+	proved    *budget // and to others, whose nonce is ours
 	responder *Responder
+	requests  *userRate
 	ledger    *ledger
 	seats     *seats
 	sessions  sessions
@@ -62,6 +65,8 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		policy:   &Policy{Allow: cfg.Allow, Own: append(own, cfg.PublicIP, cfg.LocalIP, cfg.AltIP), Relay: cfg.PublicIP},
 		auth:     authenticator{realm: cfg.Realm, secrets: cfg.Secrets, nonces: nonces{key, cfg.NonceLifetime}},
 		unproved: newBudget(cfg.Limits.ErrorsPerSecond, cfg.Limits.ErrorsPerSecondTotal),
+		proved:   newBudget(cfg.Limits.ErrorsPerSecond, math.Inf(1)), // nobody else's: a live allocation needs its 438
+		requests: newUserRate(cfg.Limits.RequestsPerUser),
 		ledger:   newLedger(cfg.Limits),
 		seats:    newSeats(cfg.Limits.StreamsPerIP, cfg.Limits.Streams),
 	}
@@ -279,6 +284,6 @@ func (s *Server) closeListeners() {
 // release ends the allocation of a stream that is gone.
 func (s *Server) release(from source) {
 	if c := s.ledger.find(from.fiveTuple); c != nil {
-		s.engine.refresh(c, 0, s.now()) // fails when everything is ending, which ends c too
+		c.prolong(0, s.now()) // fails when everything is ending, which ends c too
 	}
 }

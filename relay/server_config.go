@@ -71,12 +71,14 @@ type Limits struct {
 	Allocations        int           // in all; 10000
 	AllocationsPerUser int           // distinct sources of one user; 32
 	AllocationsPerIP   int           // of one client address; 512, since many may share a NAT
-	Lifetime           time.Duration // longest of an allocation; 1 hour less a second, pion's
+	Lifetime           time.Duration // longest of an allocation; 59 minutes, see longestLifetime
 	PeersPerAllocation int           // permissions, and channels; 64
 	SessionRate        int64         // bits per second of one user, in each direction; 0: no limit
 
+	RequestsPerUser float64 // authenticated ones per second, ten times as many at once; 100
+
 	ErrorsPerSecond       float64 // unauthenticated error answers to one source; 50
-	ErrorsPerSecondTotal  float64 // 2000
+	ErrorsPerSecondTotal  float64 // to all that may be forged; 2000
 	BindingPerSecond      float64 // Binding answers to one source; 200
 	BindingPerSecondTotal float64 // 20000
 
@@ -94,14 +96,14 @@ func or[T comparable](v, def T) T {
 }
 
 func (l Limits) withDefaults() Limits {
-	const longest = time.Hour - time.Second // pion gives 10 minutes to who asks for an hour
 	return Limits{
 		Allocations:           or(l.Allocations, 10000),
 		AllocationsPerUser:    or(l.AllocationsPerUser, 32),
 		AllocationsPerIP:      or(l.AllocationsPerIP, 512),
-		Lifetime:              min(or(l.Lifetime, longest), longest),
+		Lifetime:              min(or(l.Lifetime, longestLifetime), longestLifetime),
 		PeersPerAllocation:    or(l.PeersPerAllocation, 64),
 		SessionRate:           l.SessionRate,
+		RequestsPerUser:       or(l.RequestsPerUser, 100),
 		ErrorsPerSecond:       or(l.ErrorsPerSecond, 50),
 		ErrorsPerSecondTotal:  or(l.ErrorsPerSecondTotal, 2000),
 		BindingPerSecond:      or(l.BindingPerSecond, 200),

@@ -90,6 +90,14 @@ func TestRulesOfTheFastPath(t *testing.T) {
 			a.clk.advance(channelLifetime + time.Second)
 			batchFromPeer(a.conn, a.p.addr(), three...)
 		}, dropNoPermission, 3},
+		"channel without permission": {func(a *allocated) {
+			a.clk.advance(permissionLifetime + time.Second)
+			batchFromClient(a.s, localAddr(a.c), 0x4000, three...)
+		}, dropNoChannel, 3},
+		"channel without permission, from its peer": {func(a *allocated) {
+			a.clk.advance(permissionLifetime + time.Second)
+			batchFromPeer(a.conn, a.p.addr(), three...)
+		}, dropNoPermission, 3},
 		"channel that is not bound": {func(a *allocated) {
 			batchFromClient(a.s, localAddr(a.c), 0x4444, three...)
 		}, dropNoChannel, 3},
@@ -136,6 +144,30 @@ func TestRulesOfTheFastPath(t *testing.T) {
 				t.Errorf("something got through: %+v", st)
 			}
 		})
+	}
+}
+
+// A client that binds its channel again every four minutes, as ours does, needs
+// no other permission; one that asks for permissions needs to bind only in time.
+func TestBindingPermits(t *testing.T) {
+	clk := newClock()
+	cfg := labConfig()
+	cfg.Now = clk.now
+	s := startServer(t, cfg)
+	c, p := dialTURN(t, s, "udp", "u"), newPeer(t)
+	relayed := c.allocate()
+	conn := s.ledger.atPort(relayed.Port())
+	bind := func() *stunmsg.Message { return c.bind(0x4000, p.addr()) }
+	permit := func() *stunmsg.Message { return c.permit(p.addr()) }
+	wantCode(t, bind(), 0)
+	for _, renew := range []func() *stunmsg.Message{bind, bind, permit, permit} { // the channel has 10 minutes
+		clk.advance(4 * time.Minute)
+		wantCode(t, renew(), 0)
+		clk.advance(30 * time.Second)
+		batchFromClient(s, localAddr(c), 0x4000, "there")
+		p.want(relayed, "there")
+		batchFromPeer(conn, p.addr(), "and back")
+		c.wantChannel(0x4000, "and back")
 	}
 }
 
@@ -204,6 +236,7 @@ func TestTrafficOfOtherServers(t *testing.T) {
 func FuzzRequest(f *testing.F) {
 	cfg := labConfig()
 	cfg.NoTCP = true
+	cfg.Limits.RequestsPerUser = 1e9
 	s, err := NewServer(cfg)
 	if err != nil {
 		f.Fatal(err)

@@ -18,8 +18,7 @@ import (
 )
 
 // An engine is pion/turn's server behind a net.PacketConn in memory. It keeps
-// the allocations, their lifetimes, permissions and channels; data does not pass
-// it. Its only client is the guard: what pion reads are messages that this
+// the allocations, their permissions and channels; data does not pass it. Its only client is the guard: what pion reads are messages that this
 // package built after it had authenticated and judged the request, so none of
 // the known holes of turn v3.0.3 and stun v2.0.0 can be reached from a network:
 //
@@ -34,6 +33,9 @@ import (
 //     allocation gets no answer: guard_request.go answers 403 and 437
 //   - permissions before a denied peer in the same request stay: judged whole
 //   - the permission handler sees no port: relayConn.toPeer judges each packet
+//   - an allocation that expires while a permission is added ends the process:
+//     expiry runs beside the requests and stops a timer that is not there yet.
+//     pion's lifetime is never over, ours is: server_lifetime.go
 //   - DTLS (CVE-2026-26014 in dtls/v2): never served
 //
 // pion names clients by address. Here every allocation gets an address of its
@@ -54,6 +56,12 @@ const (
 	engineRealm    = "engine"
 	engineUser     = "guard"
 	engineNonceAge = 30 * time.Minute // pion's own nonces live an hour
+
+	// engineLifetime is what every allocation gets from pion: the longest there
+	// is, who asks for an hour gets 10 minutes. longestLifetime is the most that
+	// clients get, so much less that ours is over long before.
+	engineLifetime  = time.Hour - time.Second
+	longestLifetime = time.Hour - time.Minute
 )
 
 var (
@@ -94,15 +102,23 @@ func (e *engine) nextID() netip.Addr {
 }
 
 // allocate has pion take over the open relay socket of c.
-func (e *engine) allocate(c *relayConn, lifetime time.Duration, now time.Time) (code int, err error) {
+func (e *engine) allocate(c *relayConn, now time.Time) (code int, err error) {
 	return e.request(c, now, func(b *stunmsg.Builder) *stunmsg.Builder {
-		return b.RequestedTransport(protocolUDP).Lifetime(lifetime)
+		return b.RequestedTransport(protocolUDP).Lifetime(engineLifetime)
 	}, stunmsg.MethodAllocate)
 }
 
-func (e *engine) refresh(c *relayConn, lifetime time.Duration, now time.Time) (code int, err error) {
+// refresh starts pion's lifetime of c anew.
+func (e *engine) refresh(c *relayConn, now time.Time) (code int, err error) {
 	return e.request(c, now, func(b *stunmsg.Builder) *stunmsg.Builder {
-		return b.Lifetime(lifetime)
+		return b.Lifetime(engineLifetime)
+	}, stunmsg.MethodRefresh)
+}
+
+// end has pion close c, in its reading goroutine.
+func (e *engine) end(c *relayConn, now time.Time) (code int, err error) {
+	return e.request(c, now, func(b *stunmsg.Builder) *stunmsg.Builder {
+		return b.Lifetime(0)
 	}, stunmsg.MethodRefresh)
 }
 

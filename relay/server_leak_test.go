@@ -22,7 +22,7 @@ func TestNoLeakOverManyAllocations(t *testing.T) {
 	cfg := labConfig()
 	cfg.Now = clk.now
 	cfg.Limits = Limits{
-		AllocationsPerUser: 20000, AllocationsPerIP: 20000, SessionRate: 1e9,
+		AllocationsPerUser: 20000, AllocationsPerIP: 20000, SessionRate: 1e9, RequestsPerUser: 1e6,
 		ErrorsPerSecond: 5000, ErrorsPerSecondTotal: 5000,
 	}
 	s := startServer(t, cfg)
@@ -80,7 +80,7 @@ func TestNoLeakOverManyAllocations(t *testing.T) {
 	}
 	s.ledger.mu.Lock()
 	defer s.ledger.mu.Unlock()
-	if n := len(s.ledger.byPort) + len(s.ledger.byTuple) + len(s.ledger.users) + len(s.ledger.sources); n != 0 {
+	if n := len(s.ledger.byPort) + len(s.ledger.byTuple) + len(s.ledger.users) + len(s.ledger.sources) + len(s.ledger.held); n != 0 {
 		t.Errorf("%d entries left in the tables", n)
 	}
 	if got := len(s.events); got > 2*keptEvents {

@@ -31,10 +31,11 @@ type ledger struct {
 }
 
 // A reservation is a port kept for who holds the token (RFC 8656 section
-// 7.1): RTCP beside RTP.
+// 7.1): RTCP beside RTP. It ends with the allocation it was made with, so that
+// the quotas of allocations hold for reservations too.
 type reservation struct {
 	token [8]byte
-	user  string
+	owner *relayConn
 	until time.Time
 }
 
@@ -107,15 +108,21 @@ func (l *ledger) freeLocked(port uint16, now time.Time) bool {
 	return !held
 }
 
-// reserve keeps a free port for user and returns the token.
-func (l *ledger) reserve(port uint16, user string, now time.Time) (token [8]byte, ok bool) {
+// reserve keeps the port after that of c for c's user and returns the token.
+func (l *ledger) reserve(c *relayConn, now time.Time) (token [8]byte, ok bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for port, r := range l.held {
+		if now.After(r.until) {
+			delete(l.held, port)
+		}
+	}
+	port := c.relayed.Port() + 1
 	if !l.freeLocked(port, now) {
 		return token, false
 	}
 	rand.Read(token[:])
-	l.held[port] = reservation{token, user, now.Add(l.reserveFor)}
+	l.held[port] = reservation{token, c, now.Add(l.reserveFor)}
 	return token, true
 }
 
@@ -124,7 +131,7 @@ func (l *ledger) redeem(token [8]byte, user string, now time.Time) (port uint16,
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for port, r := range l.held {
-		if r.token == token && r.user == user {
+		if r.token == token && r.owner.user == user {
 			delete(l.held, port)
 			return port, !now.After(r.until)
 		}
@@ -139,7 +146,8 @@ func (l *ledger) enter(t fiveTuple, c *relayConn) {
 	l.byTuple[t] = c
 }
 
-// strike removes c; what has taken its place meanwhile stays.
+// strike removes c and its reservation; what has taken its place meanwhile
+// stays.
 func (l *ledger) strike(t fiveTuple, port uint16, c *relayConn) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -148,6 +156,9 @@ func (l *ledger) strike(t fiveTuple, port uint16, c *relayConn) {
 	}
 	if l.byPort[port] == c {
 		delete(l.byPort, port)
+	}
+	if l.held[port+1].owner == c {
+		delete(l.held, port+1)
 	}
 }
 

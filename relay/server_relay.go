@@ -8,6 +8,7 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/udpsock"
@@ -33,7 +34,7 @@ func (s source) write(b []byte, seg int) error { return s.out.write(b, seg, s.cl
 
 // A relayConn is one allocation as this package keeps it: the socket of the
 // relayed transport address, and what the client may do with it. To pion it is
-// the net.PacketConn of the allocation; pion owns the lifetime and closes it.
+// the net.PacketConn of the allocation, which pion closes.
 //
 // Data goes past pion, in batches as udpsock delivers them; see server_data.go.
 type relayConn struct {
@@ -48,7 +49,11 @@ type relayConn struct {
 	session *session // nil without a rate
 	began   time.Time
 
-	answer answer // to the Allocate; constant once the ledger has the conn
+	answer answer      // to the Allocate; constant once the ledger has the conn
+	expiry *time.Timer // likewise; see server_lifetime.go
+
+	life    sync.Mutex   // held while the lifetime changes
+	granted atomic.Int64 // the lifetime last granted, a time.Duration
 
 	once  sync.Once
 	count traffic
@@ -112,8 +117,8 @@ func (c *relayConn) listenPair(now time.Time) (token [8]byte, err error) {
 		if err := c.listen(0, true); err != nil {
 			return token, err
 		}
-		if next := c.relayed.Port() + 1; next <= c.server.cfg.PortMax {
-			if token, ok := ledger.reserve(next, c.user, now); ok {
+		if c.relayed.Port() < c.server.cfg.PortMax {
+			if token, ok := ledger.reserve(c, now); ok {
 				return token, nil
 			}
 		}
@@ -151,11 +156,12 @@ func (c *relayConn) ReadFrom([]byte) (int, net.Addr, error) {
 // WriteTo is for Send indications, of which pion gets none.
 func (c *relayConn) WriteTo([]byte, net.Addr) (int, error) { return 0, errors.ErrUnsupported }
 
-// Close ends the allocation. pion calls it: at expiry, after a Refresh with
-// lifetime 0, and at the end of everything.
+// Close ends the allocation. pion calls it: after a Refresh with lifetime 0,
+// which may be expire's, and at the end of everything.
 func (c *relayConn) Close() error {
 	c.once.Do(func() {
 		s := c.server
+		c.expiry.Stop()
 		s.ledger.strike(c.from.fiveTuple, c.relayed.Port(), c)
 		c.sock.Close()
 		c.mu.Lock()

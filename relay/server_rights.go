@@ -13,7 +13,8 @@ type rights struct {
 	peers       map[netip.AddrPort]*channelBinding
 }
 
-// A channelBinding is a channel and its peer (RFC 8656 section 12).
+// A channelBinding is a channel and its peer (RFC 8656 section 12). Data passes
+// while there is also a permission for the peer, which binding gives as well.
 type channelBinding struct {
 	number uint16
 	peer   netip.AddrPort
@@ -23,10 +24,13 @@ type channelBinding struct {
 func (c *relayConn) lookupPeer(peer netip.AddrPort, now time.Time) (channel uint16, permitted bool) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
+	if !now.Before(c.rights.permissions[peer.Addr()]) {
+		return 0, false
+	}
 	if b := c.rights.peers[peer]; b != nil && now.Before(b.until) {
 		return b.number, true
 	}
-	return 0, now.Before(c.rights.permissions[peer.Addr()])
+	return 0, true
 }
 
 // permitted tells whether the client may send to peer by an indication.
@@ -40,7 +44,7 @@ func (c *relayConn) lookupChannel(number uint16, now time.Time) (peer netip.Addr
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	b := c.rights.channels[number]
-	if b == nil || !now.Before(b.until) {
+	if b == nil || !now.Before(b.until) || !now.Before(c.rights.permissions[b.peer.Addr()]) {
 		return peer, false
 	}
 	return b.peer, true

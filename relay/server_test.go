@@ -189,6 +189,44 @@ func TestReservation(t *testing.T) {
 	}
 }
 
+// Who allocates pairs again and again holds no more ports than allocations, and
+// a reservation that nobody used is forgotten.
+func TestReservationsEnd(t *testing.T) {
+	clk := newClock()
+	cfg := labConfig()
+	cfg.Now = clk.now
+	s := startServer(t, cfg)
+	held := func() int {
+		s.ledger.mu.Lock()
+		defer s.ledger.mu.Unlock()
+		return len(s.ledger.held)
+	}
+	pair := func(c *turnClient) {
+		t.Helper()
+		wantCode(t, c.request(stunmsg.MethodAllocate, func(b *stunmsg.Builder) {
+			requestUDP(b)
+			b.Attr(stunmsg.AttrEvenPort, []byte{evenPortReserve})
+		}), 0)
+	}
+	c := dialTURN(t, s, "udp", "u")
+	for range 10 {
+		pair(c)
+		if n := held(); n != 1 {
+			t.Fatalf("%d reservations of one allocation", n)
+		}
+		wantCode(t, c.refresh(0), 0)
+	}
+	if n := held(); n != 0 {
+		t.Errorf("%d reservations of no allocation", n)
+	}
+	pair(c)
+	clk.advance(s.ledger.reserveFor + time.Second)
+	pair(dialTURN(t, s, "udp", "u"))
+	if n := held(); n != 1 {
+		t.Errorf("%d reservations, one of them unused for too long", n)
+	}
+}
+
 // A pair is found wherever it is: here half of the even ports have a
 // neighbour in use.
 func TestReservationFindsThePair(t *testing.T) {
@@ -215,7 +253,7 @@ func TestLifetime(t *testing.T) {
 	for _, tc := range []struct{ asked, got time.Duration }{
 		{0, 10 * time.Minute},
 		{time.Minute, time.Minute},
-		{24 * time.Hour, time.Hour - time.Second},
+		{24 * time.Hour, 59 * time.Minute},
 	} {
 		c := dialTURN(t, s, "udp", "u")
 		if got, _ := c.tryAllocate(tc.asked).Lifetime(); got != tc.got {

@@ -44,7 +44,7 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.turnSecretFile, "turn-secret-file", "", "`file` with the TURN secrets, one a line, the first one mints (default: made in the state directory)")
 	f.StringVar(&o.tokenFile, "token-file", "", "`file` with the access token (default: made in the state directory)")
 	f.StringVar(&o.relayPorts, "relay-ports", "49152-65535", "`range` of relayed UDP ports")
-	f.StringVar(&o.relayRate, "relay-rate", "", "most `bits` per second, such as 10M, that one session may relay in each direction (default: no limit)")
+	f.StringVar(&o.relayRate, "relay-rate", "", "most `bits` per second, such as 10M, that one seat of a mailbox may relay in each direction (default: no limit)")
 	f.StringArrayVar(&o.allowPeers, "allow-peer", nil, "let clients relay to this denied `CIDR`; repeatable")
 	f.StringArrayVar(&o.turnURIs, "turn-uri", nil, "TURN `URI` to announce beside our own, or instead with --only signaling; repeatable")
 	f.StringArrayVar(&o.stunURIs, "stun-uri", nil, "STUN `URI`, likewise; repeatable")
