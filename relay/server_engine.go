@@ -18,8 +18,9 @@ import (
 )
 
 // An engine is pion/turn's server behind a net.PacketConn in memory. It keeps
-// the allocations, their permissions and channels; data does not pass it. Its only client is the guard: what pion reads are messages that this
-// package built after it had authenticated and judged the request, so none of
+// the allocations, their permissions and channels; data does not pass it. Its
+// only client is the guard: what pion reads are messages that this package built
+// after it had authenticated and judged the request, so none of
 // the known holes of turn v3.0.3 and stun v2.0.0 can be reached from a network:
 //
 //   - a zero-length XOR address ends the process (CVE-2026-54909, also in
