@@ -201,7 +201,7 @@ func TestBenchRelayed(t *testing.T) {
 	}
 }
 
-// --relay-rate holds a session to its rate, whatever the agents try, and after
+// --relay-rate holds a user to its rate, whatever the agents try, and after
 // each change of path as before; the direct path is nobody's to hold.
 func TestRelayRate(t *testing.T) {
 	const mbps = 40
