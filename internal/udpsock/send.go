@@ -91,25 +91,21 @@ func (s *Socket) sendBatch(b []byte, seg int, dst netip.AddrPort) error {
 		return s.sendError(err, dst)
 	}
 	n, each := s.sendEach(b, seg, dst)
-	if n > 0 && cutImpossible(err) {
-		// The same datagrams to the same destination went through one by
-		// one: it was the cutting, not they.
+	if n > 0 && errors.Is(err, syscall.EIO) {
+		// A device without checksum offload: the same datagrams to the same
+		// destination went through one by one.
 		s.noGSO.Store(true)
 	}
 	return each
 }
 
 // cutFailed tells whether a send that asked the kernel to cut failed in a way
-// that the datagrams alone may not.
+// that the datagrams alone may not. EIO is a device that cannot do it; the
+// others are but a path smaller than the datagrams: EMSGSIZE, and EINVAL before
+// Linux 6.14, also where they alone would be fragmented. A kernel without
+// UDP_SEGMENT says so when the socket is opened.
 func cutFailed(err error) bool {
-	return cutImpossible(err) || errors.Is(err, syscall.EMSGSIZE)
-}
-
-// cutImpossible tells whether the kernel or the device may be unable to cut at
-// all: EIO is a device without checksum offload, EINVAL a kernel without
-// UDP_SEGMENT. EMSGSIZE is but a path smaller than the datagrams.
-func cutImpossible(err error) bool {
-	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EINVAL)
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMSGSIZE) || errors.Is(err, syscall.EINVAL)
 }
 
 // sendEach sends one datagram per system call and returns how many went.
