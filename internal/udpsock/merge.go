@@ -11,7 +11,8 @@ func merge(ps []*Packet, flow func(datagram []byte) uint32) {
 		if len(p.Data) == 0 {
 			continue
 		}
-		if run := latest(ps[:i], p, flow); run != nil && run.takes(p) {
+		p.flow, p.mixed = p.flows(flow)
+		if run := latest(ps[:i], p); run != nil && run.takes(p) {
 			n := len(run.Data)
 			run.Data = run.buf[:n+copy(run.buf[n:], p.Data)]
 			p.Data = p.Data[:0]
@@ -19,14 +20,35 @@ func merge(ps []*Packet, flow func(datagram []byte) uint32) {
 	}
 }
 
-// latest is the last of ps that is of the flow of p.
-func latest(ps []*Packet, p *Packet, flow func([]byte) uint32) *Packet {
+// flows is the flow of the datagrams in p, or mixed when they are of several:
+// UDP_GRO knows the source only.
+func (p *Packet) flows(flow func([]byte) uint32) (first uint32, mixed bool) {
+	if flow == nil {
+		return 0, false
+	}
+	first = flow(p.Data[:p.Seg])
+	for at := p.Seg; at < len(p.Data); at += p.Seg {
+		if flow(p.Data[at:min(at+p.Seg, len(p.Data))]) != first {
+			return 0, true
+		}
+	}
+	return first, false
+}
+
+// latest is the last of ps that is of the flow of p, if nothing after it can
+// be. What is mixed may be of any flow: it is joined to nothing, and nothing to
+// it or over it.
+func latest(ps []*Packet, p *Packet) *Packet {
+	if p.mixed {
+		return nil
+	}
 	for i := len(ps) - 1; i >= 0; i-- {
 		q := ps[i]
-		if len(q.Data) == 0 || q.Src != p.Src {
-			continue
-		}
-		if flow == nil || flow(q.Data) == flow(p.Data) {
+		switch {
+		case len(q.Data) == 0 || q.Src != p.Src:
+		case q.mixed:
+			return nil
+		case q.flow == p.flow:
 			return q
 		}
 	}

@@ -3,6 +3,7 @@ package udpsock
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -30,6 +31,9 @@ func TestMerge(t *testing.T) {
 		"joined, other size":  {"a:3/xyzuvw a:2/rsto", nil, "a:3/xyzuvw a:2/rsto"},
 		"empty between":       {"a:xyz a: a:uvw", nil, "a:3/xyzuvw"},
 		"channels":            {"a:x1 a:y1 a:x2 a:y2", first, "a:2/x1x2 a:2/y1y2"},
+		"channels by kernel":  {"a:2/x1x2 a:2/y1y2 a:x3 a:2/y3y4", first, "a:2/x1x2x3 a:2/y1y2y3y4"},
+		"mixed by kernel":     {"a:y1 a:2/x1y2 a:y3 b:y1 a:y4", first, "a:2/y1 a:2/x1y2 a:2/y3y4 b:2/y1"},
+		"mixed at its end":    {"a:x1 a:2/x2y a:x3", first, "a:2/x1 a:2/x2y a:2/x3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ps := packetsOf(tc.in)
@@ -86,38 +90,62 @@ func wordsOf(ps []*Packet) string {
 }
 
 // Whatever comes: each flow has the same datagrams in the same order after.
+// The bytes are Packets: how long a datagram is, or 7 for more of the length
+// before in one Packet, and from whom, and to which channel.
 func FuzzMerge(f *testing.F) {
-	f.Add([]byte{3, 3, 3, 2, 3, 0x83, 0x83})
-	f.Fuzz(func(t *testing.T, sizes []byte) {
+	f.Add([]byte{3, 3, 3, 2, 3, 0x83, 0x83}, false)
+	f.Add([]byte{0x12, 0x02, 0x17, 0x12}, true)
+	f.Fuzz(func(t *testing.T, sizes []byte, channels bool) {
 		if len(sizes) > 64 {
 			return
 		}
+		type flow struct {
+			src     netip.AddrPort
+			channel byte
+		}
+		var of func([]byte) uint32
+		if channels {
+			of = func(d []byte) uint32 { return uint32(d[0]) }
+		}
+		collect := func(ps []*Packet) map[flow][]byte {
+			all := map[flow][]byte{}
+			for _, p := range ps {
+				for d := range p.Datagrams() {
+					k := flow{p.Src, 0}
+					if channels {
+						k.channel = d[0]
+					}
+					all[k] = append(append(all[k], byte(len(d))), d...)
+				}
+			}
+			return all
+		}
 		var ps []*Packet
-		want := map[netip.AddrPort][]byte{}
-		serial := byte(0)
-		for _, n := range sizes {
-			from := alice
-			if n&0x80 != 0 {
+		for i, b := range sizes {
+			n, channel, from := int(b&7), b>>4&3, alice
+			if b&0x80 != 0 {
 				from = bob
 			}
-			d := bytes.Repeat([]byte{serial}, int(n&0x7f))
-			serial++
-			ps = append(ps, NewPacket(d, 0, from))
-			if len(d) > 0 {
-				want[from] = append(append(want[from], byte(len(d))), d...)
+			last := len(ps) - 1
+			more := n == 7 && last >= 0 && ps[last].Seg > 0
+			if more {
+				n = ps[last].Seg
+			}
+			d := bytes.Repeat([]byte{byte(i)}, n)
+			if n > 0 {
+				d[0] = channel
+			}
+			if more {
+				seg, all := ps[last].Seg, append(bytes.Clone(ps[last].Data), d...)
+				ps[last] = NewPacket(all, seg, ps[last].Src)
+			} else {
+				ps = append(ps, NewPacket(d, 0, from))
 			}
 		}
-		merge(ps, nil)
-		got := map[netip.AddrPort][]byte{}
-		for _, p := range ps {
-			for d := range p.Datagrams() {
-				got[p.Src] = append(append(got[p.Src], byte(len(d))), d...)
-			}
-		}
-		for from := range want {
-			if !bytes.Equal(got[from], want[from]) {
-				t.Errorf("from %v: got %x, want %x", from, got[from], want[from])
-			}
+		want := collect(ps)
+		merge(ps, of)
+		if got := collect(ps); !maps.EqualFunc(got, want, bytes.Equal) {
+			t.Errorf("got %v, want %v", got, want)
 		}
 	})
 }

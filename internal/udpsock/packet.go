@@ -18,6 +18,9 @@ type Packet struct {
 	Seg  int            // size of each datagram but the last, which may be shorter
 	Src  netip.AddrPort // IPv4 is never mapped into IPv6; a zone only with link-local
 
+	flow  uint32 // of all datagrams, unless mixed; only merge knows and needs them
+	mixed bool
+
 	buf [bufferSize]byte
 }
 

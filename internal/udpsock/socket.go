@@ -44,7 +44,7 @@ type Config struct {
 	Raw bool
 
 	// Flow tells apart what one source sends to several receivers behind us,
-	// by the first datagram of a batch; nil is one flow. See [Loops].
+	// datagram by datagram; nil is one flow. See [Loops].
 	Flow func(datagram []byte) uint32
 
 	// Trace records the opening; nil is fine.
