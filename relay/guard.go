@@ -28,6 +28,9 @@ type udpGuard struct {
 func (g *udpGuard) HandleData(p *udpsock.Packet) {
 	defer p.Release()
 	from := source{fiveTuple{g.listener, p.Src}, "udp", g}
+	if len(p.Data) == 0 {
+		g.server.count.drop(dropMalformed, 1)
+	}
 	for data := p.Data; len(data) > 0; {
 		if g.turn && stunmsg.IsChannelData(data) {
 			data = g.server.channelData(data, p.Seg, from)

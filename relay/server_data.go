@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"iter"
 	"net/netip"
 	"sync"
 
@@ -10,7 +11,8 @@ import (
 )
 
 // The way of a byte, in batches: data are datagrams of seg bytes each, of which
-// the last may be shorter, and what arrived as one batch leaves as one.
+// the last may be shorter, and what arrived as one batch leaves as one. Data of
+// no bytes is one empty datagram, which is relayed too (RFC 8656 section 12.4).
 //
 //	client ── fromClient ── shaper ── toPeer ────── peer
 //	client ── toClient ──── shaper ── fromPeer ──── peer
@@ -27,7 +29,7 @@ func (c *relayConn) fromClient(data []byte, seg int, peer netip.AddrPort) {
 		c.toPeer(data, seg, peer)
 		return
 	}
-	c.session.up.pass(parcel{c.toPeer, peer, data, seg})
+	c.session.up.pass(parcel{send: c.toPeer, peer: peer, data: data, seg: seg})
 }
 
 // toPeer sends to a peer: the one way out, for channels and indications alike.
@@ -85,7 +87,7 @@ func (c *relayConn) fromPeer(data []byte, seg int, peer netip.AddrPort) {
 		c.toClient(data, seg, peer)
 		return
 	}
-	c.session.down.pass(parcel{c.toClient, peer, data, seg})
+	c.session.down.pass(parcel{send: c.toClient, peer: peer, data: data, seg: seg})
 }
 
 // toClient sends what a peer sent as ChannelData or, without a channel, as Data
@@ -100,12 +102,12 @@ func (c *relayConn) toClient(data []byte, seg int, peer netip.AddrPort) {
 	defer buffers.Put(buf)
 	b := (*buf)[:0]
 	if number == 0 {
-		for d := range udpsock.Cut(data, seg) {
+		for d := range datagrams(data, seg) {
 			b = append(b[:0], stunmsg.NewIndication(stunmsg.MethodData).XORPeerAddress(peer).Data(d).Bytes()...)
 			c.sendToClient(b, 0, len(d), 1)
 		}
 	} else {
-		for d := range udpsock.Cut(data, seg) {
+		for d := range datagrams(data, seg) {
 			b = stunmsg.AppendChannelData(b, number, d, c.from.stream())
 		}
 		c.sendToClient(b, seg+stunmsg.ChannelDataHeaderSize, len(data), packets(len(data), seg))
@@ -132,6 +134,14 @@ func dropFor(err error) dropReason {
 		return dropQueue
 	}
 	return dropSend
+}
+
+// datagrams yields each datagram of seg bytes in data.
+func datagrams(data []byte, seg int) iter.Seq[[]byte] {
+	if len(data) == 0 {
+		return func(yield func([]byte) bool) { yield(nil) }
+	}
+	return udpsock.Cut(data, seg)
 }
 
 // packets is how many datagrams of seg bytes n bytes are.

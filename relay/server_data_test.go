@@ -154,6 +154,51 @@ func TestBadDatagramWithinBatch(t *testing.T) {
 	}
 }
 
+// An empty datagram is relayed as others are, by channel and by indication, to
+// peers and to another allocation.
+func TestEmptyDatagrams(t *testing.T) {
+	for name, tc := range map[string]struct {
+		transport string
+		rate      int64
+	}{"udp": {"udp", 0}, "tcp": {"tcp", 0}, "shaped": {"udp", 1e6}} {
+		t.Run(name, func(t *testing.T) {
+			cfg := labConfig()
+			cfg.Limits.SessionRate = tc.rate
+			s := startServer(t, cfg)
+			a, b := dialTURN(t, s, tc.transport, "a"), dialTURN(t, s, tc.transport, "b")
+			p, q := newPeer(t), newPeer(t) // q has no channel
+			ra, rb := a.allocate(), b.allocate()
+			wantCode(t, a.bind(0x4000, p.addr()), 0)
+			wantCode(t, a.bind(0x4001, rb), 0)
+			wantCode(t, b.bind(0x4002, ra), 0)
+
+			a.sendChannel(0x4000, "")
+			p.want(ra, "")
+			a.sendIndication(q.addr(), "")
+			q.want(ra, "")
+			a.sendChannel(0x4001, "")
+			b.wantChannel(0x4002, "")
+			p.send(ra, "")
+			a.wantChannel(0x4000, "")
+			q.send(ra, "")
+			a.wantIndication(q.addr(), "")
+
+			waitFor(t, "the counters", func() bool { return s.Stats().Relay.ToClientPackets == 3 })
+			st := s.Stats().Relay
+			if st.FromClientPackets != 3 || st.ToPeerPackets != 3 || st.FromPeerPackets != 3 || st.ToClientBytes+st.ToPeerBytes != 0 {
+				t.Errorf("counted %+v", st)
+			}
+		})
+	}
+}
+
+// What is no message at all is counted.
+func TestEmptyFromClient(t *testing.T) {
+	s := startServer(t, labConfig())
+	dialTURN(t, s, "udp", "u").write(nil)
+	waitFor(t, "the drop", func() bool { return s.count.drops[dropMalformed].Load() == 1 })
+}
+
 func TestChannelOf(t *testing.T) {
 	a := stunmsg.AppendChannelData(nil, 0x4000, []byte("x"), false)
 	b := stunmsg.AppendChannelData(nil, 0x4001, []byte("x"), false)

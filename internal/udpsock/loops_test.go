@@ -126,6 +126,49 @@ func TestLoopsJoin(t *testing.T) {
 	}
 }
 
+// lengths is a Handler that tells how many bytes each Packet has.
+type lengths chan int
+
+func (h lengths) HandleData(p *Packet) {
+	n := len(p.Data)
+	p.Release()
+	h <- n
+}
+
+func (lengths) HandleSTUN([]byte, netip.AddrPort) {}
+
+// An empty datagram is one too, where nobody asks what is in it.
+func TestRawTakesEmptyDatagrams(t *testing.T) {
+	eachLoops(t, func(t *testing.T, l *Loops, m mode) {
+		c := m.config()
+		c.Raw = true
+		s, err := l.Listen(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		from := m.listen(t)
+		sizes := []int{10, 0, 10, 0, 0}
+		for _, n := range sizes {
+			if err := from.Send(make([]byte, n), 0, s.LocalAddr()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		in := make(lengths, len(sizes))
+		if err := l.Read(s, in); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range sizes {
+			if got := receive(t, in); got != want {
+				t.Errorf("datagram %d of %d bytes, want %d", i, got, want)
+			}
+		}
+		if c := s.Counters(); c.Malformed != 0 || c.RxPackets != 5 {
+			t.Errorf("counted %+v", c)
+		}
+	})
+}
+
 func TestListenEach(t *testing.T) {
 	eachLoops(t, func(t *testing.T, l *Loops, m mode) {
 		all, err := l.ListenEach(m.config())

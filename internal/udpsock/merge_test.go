@@ -15,7 +15,12 @@ var (
 )
 
 func TestMerge(t *testing.T) {
-	first := func(b []byte) uint32 { return uint32(b[0]) }
+	first := func(b []byte) uint32 {
+		if len(b) == 0 {
+			return 0
+		}
+		return uint32(b[0])
+	}
 	for name, tc := range map[string]struct {
 		in   string // source:datagrams, seg/ first where the kernel had joined some
 		flow func([]byte) uint32
@@ -29,7 +34,9 @@ func TestMerge(t *testing.T) {
 		"order within a flow": {"a:xy a:uvw b:12 a:rs a:op", nil, "a:2/xy a:3/uvwrs b:2/12 a:2/op"},
 		"joined by kernel":    {"a:2/xyuv a:2/rst a:2/op", nil, "a:2/xyuvrst a:2/op"},
 		"joined, other size":  {"a:3/xyzuvw a:2/rsto", nil, "a:3/xyzuvw a:2/rsto"},
-		"empty between":       {"a:xyz a: a:uvw", nil, "a:3/xyzuvw"},
+		"empty between":       {"a:xyz a: a:uvw", nil, "a:3/xyz a:0/ a:3/uvw"},
+		"empty of others":     {"a:xyz b: a:uvw", nil, "a:3/xyzuvw b:0/"},
+		"empty, channels":     {"a:x1 a: a:x2 a:", first, "a:2/x1x2 a:0/ a:0/"},
 		"channels":            {"a:x1 a:y1 a:x2 a:y2", first, "a:2/x1x2 a:2/y1y2"},
 		"channels by kernel":  {"a:2/x1x2 a:2/y1y2 a:x3 a:2/y3y4", first, "a:2/x1x2x3 a:2/y1y2y3y4"},
 		"mixed by kernel":     {"a:y1 a:2/x1y2 a:y3 b:y1 a:y4", first, "a:2/y1 a:2/x1y2 a:2/y3y4 b:2/y1"},
@@ -77,7 +84,7 @@ func packetsOf(s string) (ps []*Packet) {
 func wordsOf(ps []*Packet) string {
 	var words []string
 	for _, p := range ps {
-		if len(p.Data) == 0 {
+		if p.Data == nil {
 			continue
 		}
 		src := "a"
@@ -101,20 +108,23 @@ func FuzzMerge(f *testing.F) {
 		}
 		type flow struct {
 			src     netip.AddrPort
-			channel byte
+			channel uint32
 		}
-		var of func([]byte) uint32
-		if channels {
-			of = func(d []byte) uint32 { return uint32(d[0]) }
+		channel := func(d []byte) uint32 {
+			if !channels || len(d) == 0 {
+				return 0
+			}
+			return uint32(d[0])
 		}
 		collect := func(ps []*Packet) map[flow][]byte {
 			all := map[flow][]byte{}
 			for _, p := range ps {
+				if p.Data != nil && len(p.Data) == 0 {
+					k := flow{p.Src, channel(nil)}
+					all[k] = append(all[k], 0)
+				}
 				for d := range p.Datagrams() {
-					k := flow{p.Src, 0}
-					if channels {
-						k.channel = d[0]
-					}
+					k := flow{p.Src, channel(d)}
 					all[k] = append(append(all[k], byte(len(d))), d...)
 				}
 			}
@@ -122,7 +132,7 @@ func FuzzMerge(f *testing.F) {
 		}
 		var ps []*Packet
 		for i, b := range sizes {
-			n, channel, from := int(b&7), b>>4&3, alice
+			n, first, from := int(b&7), b>>4&3, alice
 			if b&0x80 != 0 {
 				from = bob
 			}
@@ -133,7 +143,7 @@ func FuzzMerge(f *testing.F) {
 			}
 			d := bytes.Repeat([]byte{byte(i)}, n)
 			if n > 0 {
-				d[0] = channel
+				d[0] = first
 			}
 			if more {
 				seg, all := ps[last].Seg, append(bytes.Clone(ps[last].Data), d...)
@@ -143,7 +153,7 @@ func FuzzMerge(f *testing.F) {
 			}
 		}
 		want := collect(ps)
-		merge(ps, of)
+		merge(ps, channel)
 		if got := collect(ps); !maps.EqualFunc(got, want, bytes.Equal) {
 			t.Errorf("got %v, want %v", got, want)
 		}

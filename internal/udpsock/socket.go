@@ -38,7 +38,7 @@ type Config struct {
 	// kernel may grant less.
 	BufferBytes int
 
-	// Raw hands every datagram up as data, STUN too and unchecked: for the
+	// Raw hands every datagram up as data, STUN and empty ones too and unchecked: for the
 	// client of a TURN server, where ChannelData and STUN come from one
 	// address. There is no RoundTrip then.
 	Raw bool
