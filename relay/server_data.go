@@ -43,16 +43,18 @@ func (c *relayConn) toPeer(data []byte, seg int, peer netip.AddrPort) {
 		s.count.drop(dropDenied, n)
 		return
 	}
+	var err error
 	if other != nil {
 		// Another allocation of ours: handed over without the network, so a
 		// packet to our own address can never reach another socket on it.
 		other.fromPeer(data, seg, c.relayed)
-	} else if err := c.sock.Send(data, seg, peer); err != nil {
-		s.count.drop(dropFor(err), n)
-		return
+	} else {
+		err = c.sock.Send(data, seg, peer)
 	}
-	c.count.toPeer.add(len(data), n)
-	s.count.toPeer.add(len(data), n)
+	lost, lostBytes := lossOf(err, n, len(data), 0)
+	s.count.drop(dropFor(err), lost)
+	c.count.toPeer.add(len(data)-lostBytes, n-lost)
+	s.count.toPeer.add(len(data)-lostBytes, n-lost)
 }
 
 // neighbour is the live allocation whose relayed address peer is.
@@ -118,16 +120,30 @@ func (c *relayConn) toClient(data []byte, seg int, peer netip.AddrPort) {
 // sendToClient sends messages of seg bytes that hold n datagrams of payload
 // bytes in all.
 func (c *relayConn) sendToClient(b []byte, seg, payload, n int) {
-	if err := c.from.write(b, seg); err != nil {
-		c.server.count.drop(dropFor(err), n)
-		return
-	}
-	c.count.toClient.add(payload, n)
-	c.server.count.toClient.add(payload, n)
+	err := c.from.write(b, seg)
+	header := (len(b) - payload) / n // and padding over a stream, which takes all or nothing
+	lost, lostBytes := lossOf(err, n, payload, header)
+	c.server.count.drop(dropFor(err), lost)
+	c.count.toClient.add(payload-lostBytes, n-lost)
+	c.server.count.toClient.add(payload-lostBytes, n-lost)
 }
 
 // buffers are scratch space for one batch with its headers.
 var buffers = sync.Pool{New: func() any { b := make([]byte, 0, 68<<10); return &b }}
+
+// lossOf is how many of n datagrams, payload bytes in all, were lost by a write
+// that returned err, and how much payload: each had so long a header. Only a
+// socket loses a part.
+func lossOf(err error, n, payload, header int) (datagrams, bytes int) {
+	var loss *udpsock.LossError
+	switch {
+	case err == nil:
+		return 0, 0
+	case errors.As(err, &loss) && loss.Datagrams > 0:
+		return loss.Datagrams, loss.Bytes - loss.Datagrams*header
+	}
+	return n, payload
+}
 
 func dropFor(err error) dropReason {
 	if errors.Is(err, errQueueFull) {

@@ -154,6 +154,33 @@ func TestBadDatagramWithinBatch(t *testing.T) {
 	}
 }
 
+// What the kernel refuses of a batch is lost, and only that.
+func TestPartialLoss(t *testing.T) {
+	s := startServer(t, labConfig())
+	c, p := dialTURN(t, s, "udp", "u"), newPeer(t)
+	relayed := c.allocate()
+	wantCode(t, c.bind(0x4000, p.addr()), 0)
+	conn := s.ledger.atPort(relayed.Port())
+	const tooLong = 65508 // for IPv4
+
+	conn.toPeer(make([]byte, tooLong+7), tooLong, p.addr())
+	p.want(relayed, string(make([]byte, 7)))
+	conn.toClient(make([]byte, tooLong+7), tooLong, p.addr())
+	c.wantChannel(0x4000, string(make([]byte, 7)))
+
+	want := Traffic{ToPeer: 7, ToClient: 7}
+	if got := conn.count.total(); got != want {
+		t.Errorf("counted for the client %+v", got)
+	}
+	st := s.Stats()
+	if st.Relay.ToPeerPackets != 1 || st.Relay.ToPeerBytes != 7 || st.Relay.ToClientPackets != 1 || st.Relay.ToClientBytes != 7 {
+		t.Errorf("counted %+v", st.Relay)
+	}
+	if n := s.count.drops[dropSend].Load(); n != 2 {
+		t.Errorf("%d dropped, want 2", n)
+	}
+}
+
 // An empty datagram is relayed as others are, by channel and by indication, to
 // peers and to another allocation.
 func TestEmptyDatagrams(t *testing.T) {
