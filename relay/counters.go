@@ -81,13 +81,14 @@ const (
 	dropQueue                          // a client or the relay too slow to take it
 	dropSilenced                       // error answers and Binding answers over the budget
 	dropStream                         // stream connections refused: caps
+	dropTooLong                        // longer than a frame of a stream may be
 	dropReasons
 )
 
 func (r dropReason) String() string {
 	return [dropReasons]string{
 		"malformed", "unexpected", "no_allocation", "no_channel", "no_permission", "denied",
-		"budget", "send_failed", "queue_full", "rate_limited", "stream_refused",
+		"budget", "send_failed", "queue_full", "rate_limited", "stream_refused", "too_long",
 	}[r]
 }
 

@@ -103,17 +103,34 @@ func (c *relayConn) toClient(data []byte, seg int, peer netip.AddrPort) {
 	buf := buffers.Get().(*[]byte)
 	defer buffers.Put(buf)
 	b := (*buf)[:0]
+	long := 0
 	if number == 0 {
 		for d := range datagrams(data, seg) {
 			b = append(b[:0], stunmsg.NewIndication(stunmsg.MethodData).XORPeerAddress(peer).Data(d).Bytes()...)
+			if !c.from.takes(len(b)) {
+				long++
+				continue
+			}
 			c.sendToClient(b, 0, len(d), 1)
 		}
 	} else {
+		payload, n := 0, 0
 		for d := range datagrams(data, seg) {
+			end := len(b)
 			b = stunmsg.AppendChannelData(b, number, d, c.from.stream())
+			if !c.from.takes(len(b) - end) {
+				b = b[:end]
+				long++
+				continue
+			}
+			payload += len(d)
+			n++
 		}
-		c.sendToClient(b, seg+stunmsg.ChannelDataHeaderSize, len(data), packets(len(data), seg))
+		if n > 0 {
+			c.sendToClient(b, seg+stunmsg.ChannelDataHeaderSize, payload, n)
+		}
 	}
+	c.server.count.drop(dropTooLong, long)
 	*buf = b[:0]
 }
 
