@@ -177,6 +177,9 @@ func (s *streamConn) read(f func(*udpsock.Packet)) error {
 	r := stunmsg.NewFramer(s.conn)
 	for {
 		b, err := r.Next()
+		if errors.Is(err, stunmsg.ErrTooLong) {
+			continue // a peer may send what it likes, and servers pass it on
+		}
 		if err != nil {
 			return fmt.Errorf("read: %w", err)
 		}

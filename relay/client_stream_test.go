@@ -130,8 +130,8 @@ func TestStreamEnds(t *testing.T) {
 	}{
 		{"closed", func(c net.Conn) { c.Close() }, "EOF", io.EOF},
 		{"cut in a frame", func(c net.Conn) { _ = atOnce(c, []byte{0x40, 0, 0, 9, 1}); c.Close() }, "unexpected EOF", io.ErrUnexpectedEOF},
-		{"another protocol", func(c net.Conn) { _ = atOnce(c, []byte("HTTP/1.1 400 Bad Request\r\n\r\n")) }, "framing", stunmsg.ErrFraming},
-		{"length that wraps", func(c net.Conn) { _ = atOnce(c, []byte{0x40, 0, 0xFF, 0xFC, 0, 0, 0, 0, 0}) }, "framing", stunmsg.ErrFraming},
+		{"another protocol", func(c net.Conn) { _ = atOnce(c, []byte{0x16, 3, 1, 0, 9}) }, "framing", stunmsg.ErrFraming},
+		{"cut in a frame too long", func(c net.Conn) { _ = atOnce(c, []byte{0x40, 0, 0xFF, 0xFC, 0, 0, 0, 0, 0}); c.Close() }, "unexpected EOF", io.ErrUnexpectedEOF},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a, _ := allocateAnd(t, streamTURN(t, atOnce, tt.f))
@@ -144,6 +144,28 @@ func TestStreamEnds(t *testing.T) {
 				t.Fatalf("error %v, want %v", err, tt.is)
 			}
 		})
+	}
+}
+
+// TestStreamLongFrames has a server pass on what a peer sent, however long: that
+// is no reason to lose the relay.
+func TestStreamLongFrames(t *testing.T) {
+	data := stunmsg.NewIndication(stunmsg.MethodData).XORPeerAddress(peerA).Data([]byte("\x40found")).Bytes()
+	var all []byte
+	for _, n := range []int{1577, 2000, 0xFFFC, 0xFFFF} {
+		all = stunmsg.AppendChannelData(all, 0x4000, make([]byte, n), true)
+		all = append(all, stunmsg.NewIndication(stunmsg.MethodData).XORPeerAddress(peerA).Data(make([]byte, 1600)).Bytes()...)
+	}
+	all = append(all, data...)
+	_, in := allocateAnd(t, streamTURN(t, atOnce, func(c net.Conn) {
+		for atOnce(c, all) == nil {
+			continue // what comes before Serve goes nowhere
+		}
+	}))
+	for range 3 {
+		if p := in.packet(t); string(p.Data) != "\x40found" {
+			t.Fatalf("got %q", p.Data)
+		}
 	}
 }
 
@@ -183,7 +205,7 @@ func TestStreamStalls(t *testing.T) {
 	}
 }
 
-// TestStreamTooLong refuses what the server would end the connection for.
+// TestStreamTooLong refuses what the server would not take.
 func TestStreamTooLong(t *testing.T) {
 	c := streamTURN(t, atOnce, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })
 	a, _ := allocateAnd(t, c)

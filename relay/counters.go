@@ -82,14 +82,15 @@ const (
 	dropSilenced                       // error answers and Binding answers over the budget
 	dropStream                         // stream connections refused: caps
 	dropRequest                        // requests of a user over its rate
+	dropTooLong                        // longer than a frame of a stream may be
 	dropReasons
 )
 
 func (r dropReason) String() string {
 	return [dropReasons]string{
 		"malformed", "unexpected", "no_allocation", "no_channel", "no_permission", "denied",
-		"budget", "send_failed", "queue_full", "rate_limited", "stream_refused",
-		"requests_limited",
+		"budget", "send_failed", "queue_full", "rate_limited", "stream_refused", "requests_limited",
+		"too_long",
 	}[r]
 }
 

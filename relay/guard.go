@@ -28,6 +28,9 @@ type udpGuard struct {
 func (g *udpGuard) HandleData(p *udpsock.Packet) {
 	defer p.Release()
 	from := source{fiveTuple{g.listener, p.Src}, "udp", g}
+	if len(p.Data) == 0 {
+		g.server.count.drop(dropMalformed, 1)
+	}
 	for data := p.Data; len(data) > 0; {
 		if g.turn && stunmsg.IsChannelData(data) {
 			data = g.server.channelData(data, p.Seg, from)
@@ -156,32 +159,25 @@ type channelRun struct {
 
 // stripChannelData takes ChannelData off the front of data, datagrams of seg
 // bytes, as far as it is for one channel and of equal size, and moves the
-// payloads together over the headers. What a batch from one client usually is
-// comes out as one run.
-func stripChannelData(data []byte, seg int) (run channelRun) {
-	end := 0 // of the payloads moved so far
-	run.rest = data
-	for len(run.rest) > 0 && stunmsg.IsChannelData(run.rest) {
-		d := run.rest[:min(seg, len(run.rest))]
-		channel, payload, err := stunmsg.ChannelData(d)
-		first := end == 0 && run.size == 0
-		switch {
-		case err != nil && first:
-			return channelRun{bad: 1, rest: run.rest[len(d):]}
-		case err != nil:
-			return run
-		case first:
-			run.channel, run.size = channel, max(1, len(payload))
-		case channel != run.channel || len(payload) > run.size || len(payload) == 0:
-			return run
-		}
-		short := len(payload) < run.size
-		end += copy(data[end:], payload)
-		run.payload = data[:end]
-		run.rest = run.rest[len(d):]
-		if short { // the last of a batch
-			return run
-		}
+// payloads together over the headers. data begins with a ChannelData header. What
+// a batch from one client usually is comes out as one run.
+func stripChannelData(data []byte, seg int) channelRun {
+	first := data[:min(seg, len(data))]
+	channel, payload, err := stunmsg.ChannelData(first)
+	if err != nil {
+		return channelRun{bad: 1, rest: data[len(first):]}
 	}
+	run := channelRun{channel: channel, size: max(1, len(payload)), rest: data[len(first):]}
+	end := copy(data, payload)
+	for len(payload) == run.size && stunmsg.IsChannelData(run.rest) { // a shorter one is the last
+		d := run.rest[:min(seg, len(run.rest))]
+		channel, payload, err = stunmsg.ChannelData(d)
+		if err != nil || channel != run.channel || len(payload) == 0 || len(payload) > run.size {
+			break
+		}
+		end += copy(data[end:], payload)
+		run.rest = run.rest[len(d):]
+	}
+	run.payload = data[:end]
 	return run
 }

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"time"
@@ -240,10 +241,12 @@ func (s *Server) openAllocation(c *relayConn, m *stunmsg.Message, now time.Time)
 		a.reservation = &token
 	}
 	c.answer = a
+	if err := s.read(c.sock, peerHandler{c}); err != nil { // nobody has a permission yet
+		return refuse(codeInsufficientCapacity, fmt.Sprintf("read %v: %v", c.relayed, err))
+	}
 	if code, err := c.begin(a.lifetime, now); code != 0 || err != nil {
 		return engineRefusal(code, err)
 	}
-	s.loops.Read(c.sock, peerHandler{c}) // fails when everything is ending, which ends c too
 	return a
 }
 

@@ -145,8 +145,14 @@ func (s *stream) readLoop() {
 			s.conn.SetReadDeadline(d)
 		}
 		frame, err := s.framer.Next()
+		// Who has no allocation has no use for a long frame.
+		tooLong := errors.Is(err, stunmsg.ErrTooLong)
+		if tooLong && srv.ledger.find(s.from.fiveTuple) != nil {
+			srv.count.drop(dropTooLong, 1)
+			continue
+		}
 		if err != nil {
-			if errors.Is(err, stunmsg.ErrFraming) {
+			if tooLong || errors.Is(err, stunmsg.ErrFraming) {
 				srv.count.drop(dropMalformed, 1)
 			}
 			return

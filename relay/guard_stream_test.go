@@ -11,6 +11,7 @@ import (
 	"io"
 	"math/big"
 	"net"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -82,6 +83,49 @@ func TestHostileFrames(t *testing.T) {
 		})
 	}
 	checkRelay(t, s, "tcp")
+}
+
+// A frame that is too long costs a client with an allocation that frame.
+func TestLongFrames(t *testing.T) {
+	s := startServer(t, labConfig())
+	c, p := dialTURN(t, s, "tcp", "u"), newPeer(t)
+	relayed := c.allocate()
+	wantCode(t, c.bind(0x4000, p.addr()), 0)
+	c.sendChannel(0x4000, strings.Repeat("x", 1577))
+	c.sendIndication(p.addr(), strings.Repeat("x", 0xFF00))
+	c.sendChannel(0x4000, strings.Repeat("x", 0xFFFF))
+	c.sendChannel(0x4000, "and on")
+	p.want(relayed, "and on")
+	if n := s.count.drops[dropTooLong].Load(); n != 3 {
+		t.Errorf("%d dropped, want 3", n)
+	}
+}
+
+// A peer's datagrams that do not fit a frame are lost to a client over a stream,
+// and nothing else is.
+func TestLongDatagramsToAStream(t *testing.T) {
+	s := startServer(t, labConfig())
+	c, p, q := dialTURN(t, s, "tcp", "u"), newPeer(t), newPeer(t) // q has no channel
+	relayed := c.allocate()
+	wantCode(t, c.bind(0x4000, p.addr()), 0)
+	fits := strings.Repeat("x", stunmsg.MaxFrame-stunmsg.ChannelDataHeaderSize)
+	for _, peer := range []peer{p, q} {
+		peer.send(relayed, fits+"x")
+		peer.send(relayed, strings.Repeat("x", 60000))
+	}
+	batchFromPeer(s.ledger.atPort(relayed.Port()), p.addr(), strings.Repeat("x", 2000), strings.Repeat("x", 2000), "the last")
+	p.send(relayed, fits)
+	for _, want := range []string{"the last", fits} {
+		c.wantChannel(0x4000, want)
+	}
+	q.send(relayed, "without a channel")
+	c.wantIndication(q.addr(), "without a channel")
+	if n := s.count.drops[dropTooLong].Load(); n != 6 {
+		t.Errorf("%d dropped as too long, want 6", n)
+	}
+	if st := s.Stats().Relay; st.FromPeerPackets != 9 || st.ToClientPackets != 3 {
+		t.Errorf("counted %+v", st)
+	}
 }
 
 // Who drips bytes holds a connection no longer than who says nothing.

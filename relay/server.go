@@ -35,7 +35,8 @@ type Server struct {
 	seats     *seats
 	sessions  sessions
 	engine    *engine
-	loops     *udpsock.Loops // read all UDP sockets
+	loops     *udpsock.Loops                               // read all UDP sockets
+	read      func(*udpsock.Socket, udpsock.Handler) error // of a relayed address: loops.Read
 	udp       []*udpGuard
 	streams   []*streamGuard
 
@@ -80,9 +81,10 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	if s.engine, err = newEngine(); err != nil {
 		return nil, err
 	}
-	if s.loops, err = udpsock.NewLoops(runtime.GOMAXPROCS(0), cfg.Portable); err != nil {
-		s.Close()
-		return nil, err
+	s.loops = udpsock.NewLoops(runtime.GOMAXPROCS(0), cfg.Portable)
+	s.read = s.loops.Read
+	if err := s.loops.Refused(); err != nil {
+		s.log.Warn("reading one datagram at a time", "err", err)
 	}
 	if err := s.listen(); err != nil {
 		s.Close()
@@ -264,9 +266,7 @@ func (s *Server) Close() error {
 	s.close.Do(func() {
 		s.closeListeners()
 		s.engine.close()
-		if s.loops != nil {
-			s.loops.Close()
-		}
+		s.loops.Close()
 		s.sessions.close()
 	})
 	return nil

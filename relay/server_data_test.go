@@ -186,6 +186,78 @@ func TestBadDatagramWithinBatch(t *testing.T) {
 	}
 }
 
+// What the kernel refuses of a batch is lost, and only that.
+func TestPartialLoss(t *testing.T) {
+	s := startServer(t, labConfig())
+	c, p := dialTURN(t, s, "udp", "u"), newPeer(t)
+	relayed := c.allocate()
+	wantCode(t, c.bind(0x4000, p.addr()), 0)
+	conn := s.ledger.atPort(relayed.Port())
+	const tooLong = 65508 // for IPv4
+
+	conn.toPeer(make([]byte, tooLong+7), tooLong, p.addr())
+	p.want(relayed, string(make([]byte, 7)))
+	conn.toClient(make([]byte, tooLong+7), tooLong, p.addr())
+	c.wantChannel(0x4000, string(make([]byte, 7)))
+
+	want := Traffic{ToPeer: 7, ToClient: 7}
+	if got := conn.count.total(); got != want {
+		t.Errorf("counted for the client %+v", got)
+	}
+	st := s.Stats()
+	if st.Relay.ToPeerPackets != 1 || st.Relay.ToPeerBytes != 7 || st.Relay.ToClientPackets != 1 || st.Relay.ToClientBytes != 7 {
+		t.Errorf("counted %+v", st.Relay)
+	}
+	if n := s.count.drops[dropSend].Load(); n != 2 {
+		t.Errorf("%d dropped, want 2", n)
+	}
+}
+
+// An empty datagram is relayed as others are, by channel and by indication, to
+// peers and to another allocation.
+func TestEmptyDatagrams(t *testing.T) {
+	for name, tc := range map[string]struct {
+		transport string
+		rate      int64
+	}{"udp": {"udp", 0}, "tcp": {"tcp", 0}, "shaped": {"udp", 1e6}} {
+		t.Run(name, func(t *testing.T) {
+			cfg := labConfig()
+			cfg.Limits.SessionRate = tc.rate
+			s := startServer(t, cfg)
+			a, b := dialTURN(t, s, tc.transport, "a"), dialTURN(t, s, tc.transport, "b")
+			p, q := newPeer(t), newPeer(t) // q has no channel
+			ra, rb := a.allocate(), b.allocate()
+			wantCode(t, a.bind(0x4000, p.addr()), 0)
+			wantCode(t, a.bind(0x4001, rb), 0)
+			wantCode(t, b.bind(0x4002, ra), 0)
+
+			a.sendChannel(0x4000, "")
+			p.want(ra, "")
+			a.sendIndication(q.addr(), "")
+			q.want(ra, "")
+			a.sendChannel(0x4001, "")
+			b.wantChannel(0x4002, "")
+			p.send(ra, "")
+			a.wantChannel(0x4000, "")
+			q.send(ra, "")
+			a.wantIndication(q.addr(), "")
+
+			waitFor(t, "the counters", func() bool { return s.Stats().Relay.ToClientPackets == 3 })
+			st := s.Stats().Relay
+			if st.FromClientPackets != 3 || st.ToPeerPackets != 3 || st.FromPeerPackets != 3 || st.ToClientBytes+st.ToPeerBytes != 0 {
+				t.Errorf("counted %+v", st)
+			}
+		})
+	}
+}
+
+// What is no message at all is counted.
+func TestEmptyFromClient(t *testing.T) {
+	s := startServer(t, labConfig())
+	dialTURN(t, s, "udp", "u").write(nil)
+	waitFor(t, "the drop", func() bool { return s.count.drops[dropMalformed].Load() == 1 })
+}
+
 func TestChannelOf(t *testing.T) {
 	a := stunmsg.AppendChannelData(nil, 0x4000, []byte("x"), false)
 	b := stunmsg.AppendChannelData(nil, 0x4001, []byte("x"), false)

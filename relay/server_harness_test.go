@@ -29,14 +29,20 @@ func labConfig() ServerConfig {
 	}
 }
 
-// startServer serves cfg until the test ends, and then checks that Serve came
-// back without an error.
+// startServer serves cfg until the test ends.
 func startServer(t *testing.T, cfg ServerConfig) *Server {
 	t.Helper()
 	s, err := NewServer(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
+	serve(t, s)
+	return s
+}
+
+// serve serves s until the test ends, and then checks that Serve came back
+// without an error.
+func serve(t *testing.T, s *Server) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
@@ -54,7 +60,6 @@ func startServer(t *testing.T, cfg ServerConfig) *Server {
 			t.Errorf("%d allocations outlived Serve", n)
 		}
 	})
-	return s
 }
 
 // waitFor waits until cond holds.

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/p2pagent/p2pagent/internal/stunmsg"
 	"github.com/p2pagent/p2pagent/internal/udpsock"
 )
 
@@ -29,6 +30,11 @@ type sink interface {
 }
 
 func (s source) stream() bool { return s.transport != "udp" }
+
+// takes tells whether a client can be sent a message of n bytes. Over a stream
+// ours skips a longer one; another, made for what an Ethernet packet holds, may
+// end the connection for it, and the peer who sent it is anybody.
+func (s source) takes(n int) bool { return !s.stream() || n <= stunmsg.MaxFrame }
 
 func (s source) write(b []byte, seg int) error { return s.out.write(b, seg, s.client) }
 

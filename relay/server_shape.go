@@ -101,6 +101,17 @@ type parcel struct {
 	peer netip.AddrPort
 	data []byte
 	seg  int
+
+	// empty is one datagram of no bytes. Here it has one, so that it waits its
+	// turn and is not free.
+	empty bool
+}
+
+func (p *parcel) deliver() {
+	if p.empty {
+		p.data = nil
+	}
+	p.send(p.data, p.seg, p.peer)
 }
 
 // split takes the datagrams off p that fit in budget bytes.
@@ -140,12 +151,11 @@ func newShaper(bits int64, drop func(int)) shaper {
 func (s *shaper) pass(p parcel) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p.seg <= 0 {
-		p.seg = max(1, len(p.data))
+	if len(p.data) == 0 {
+		p.data, p.empty = make([]byte, 1), true
 	}
-	if len(p.data) == 0 { // an empty datagram
-		p.send(p.data, p.seg, p.peer)
-		return
+	if p.seg <= 0 {
+		p.seg = len(p.data)
 	}
 	if len(s.queue) == 0 {
 		s.budget.fill(s.rate, s.burst, time.Now())
@@ -174,7 +184,7 @@ func (s *shaper) sendLocked(p *parcel) {
 	}
 	if head := p.split(allowed); len(head.data) > 0 {
 		s.budget.tokens -= float64(len(head.data))
-		head.send(head.data, head.seg, head.peer)
+		head.deliver()
 	}
 }
 

@@ -130,6 +130,42 @@ func TestShaperLongDatagram(t *testing.T) {
 	s.mu.Unlock()
 }
 
+// An empty datagram waits its turn behind others, and is not free.
+func TestShaperEmptyDatagrams(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dropped := 0
+		s := newShaper(8e6, func(n int) { dropped += n }) // a byte per microsecond
+		defer s.close()
+		var got []int
+		send := func(data []byte, _ int, _ netip.AddrPort) { got = append(got, len(data)) }
+		s.pass(parcel{send: send})
+		for range 11 { // the burst, and one to wait
+			s.pass(parcel{send: send, data: make([]byte, 1000), seg: 1000})
+		}
+		s.pass(parcel{send: send})
+		if s.mu.Lock(); len(got) != 10 || got[0] != 0 {
+			t.Errorf("sent at once: %v", got)
+		}
+		s.mu.Unlock()
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(got) != 13 || got[12] != 0 {
+			t.Errorf("sent: %v", got)
+		}
+
+		got = got[:0]
+		const n = 200_000
+		for range n {
+			s.pass(parcel{send: send})
+		}
+		time.Sleep(time.Second)
+		synctest.Wait()
+		if len(got) > 111_000 || len(got)+dropped != n {
+			t.Errorf("%d empty datagrams sent at once, %d dropped", len(got), dropped)
+		}
+	})
+}
+
 func TestSessions(t *testing.T) {
 	now := time.Unix(1000, 0)
 	none := sessions{byUser: make(map[string]*session)}

@@ -3,10 +3,12 @@ package relay
 import (
 	"context"
 	"net/netip"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/stunmsg"
+	"github.com/p2pagent/p2pagent/internal/udpsock"
 )
 
 func TestRelayOverUDPAndTCP(t *testing.T) {
@@ -312,4 +314,27 @@ func TestConfigRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// An allocation that nobody could hear is none.
+func TestAllocationThatCannotBeRead(t *testing.T) {
+	s, err := NewServer(labConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	read, failing := s.read, true
+	s.read = func(sock *udpsock.Socket, h udpsock.Handler) error {
+		if failing {
+			failing = false
+			return syscall.ENOSPC // of epoll watches
+		}
+		return read(sock, h)
+	}
+	serve(t, s)
+	c := dialTURN(t, s, "udp", "u")
+	wantCode(t, c.tryAllocate(0), codeInsufficientCapacity)
+	if n := s.ledger.live(); n != 0 {
+		t.Errorf("%d allocations are left", n)
+	}
+	checkRelay(t, s, "udp")
 }

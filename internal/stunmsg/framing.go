@@ -19,9 +19,15 @@ const (
 	maxEmptyReads = 100 // what bufio allows a Reader
 )
 
-// ErrFraming is a stream that is not STUN and ChannelData, or a frame longer
-// than [MaxFrame]. The stream cannot be resumed after it.
-var ErrFraming = errors.New("bad TURN stream framing")
+var (
+	// ErrFraming is a stream that is not STUN and ChannelData. It cannot be
+	// resumed after it.
+	ErrFraming = errors.New("bad TURN stream framing")
+
+	// ErrTooLong is a frame longer than [MaxFrame], up to 64 KiB and a header.
+	// It is skipped by the next [Framer.Next].
+	ErrTooLong = errors.New("TURN stream frame too long")
+)
 
 // A Framer cuts the stream of TURN over TCP or TLS into STUN messages and
 // ChannelData (RFC 8656 section 12.5: over a stream ChannelData is padded to a
@@ -30,10 +36,12 @@ var ErrFraming = errors.New("bad TURN stream framing")
 //
 // It holds at most its fixed buffer, and each turn of its loop either returns
 // or has read something: an announced length never moves it, only bytes do.
+// What is skipped goes through the same buffer.
 type Framer struct {
 	r          io.Reader
 	buf        []byte
 	start, end int // unread bytes in buf
+	skip       int // bytes left of a frame that is too long
 	err        error
 }
 
@@ -45,19 +53,23 @@ func NewFramer(r io.Reader) *Framer {
 // Next returns the next frame as it was on the wire, padding included. It is
 // valid until the next call. At the end of the stream the error is io.EOF, or
 // io.ErrUnexpectedEOF inside a frame. After an error of the Reader that passes
-// (a deadline) Next may be called again and loses nothing; after [ErrFraming]
-// it may not.
+// (a deadline) Next may be called again and loses nothing, and after
+// [ErrTooLong] it may be called for what follows; after [ErrFraming] it may not.
 func (f *Framer) Next() ([]byte, error) {
 	if f.err != nil {
 		return nil, f.err
 	}
 	for {
+		f.discard()
 		n, err := frameSize(f.buf[f.start:f.end])
-		if err != nil {
+		switch {
+		case err != nil:
 			f.err = err
 			return nil, err
-		}
-		if n > 0 && n <= f.end-f.start {
+		case n > MaxFrame:
+			f.skip = n
+			return nil, ErrTooLong
+		case n > 0 && n <= f.end-f.start:
 			frame := f.buf[f.start : f.start+n : f.start+n]
 			f.start += n
 			return frame, nil
@@ -66,6 +78,14 @@ func (f *Framer) Next() ([]byte, error) {
 			return nil, err
 		}
 	}
+}
+
+// discard drops what has come of a frame to be skipped: all that there is, if
+// it has not ended.
+func (f *Framer) discard() {
+	n := min(f.skip, f.end-f.start)
+	f.start += n
+	f.skip -= n
 }
 
 // fill reads at least one byte more.
@@ -80,7 +100,7 @@ func (f *Framer) fill() error {
 		switch {
 		case n > 0:
 			return nil // an error comes again with the next Read
-		case err == io.EOF && f.end > 0:
+		case err == io.EOF && f.end+f.skip > 0:
 			return io.ErrUnexpectedEOF
 		case err != nil:
 			return err
@@ -109,12 +129,12 @@ func frameSize(b []byte) (int, error) {
 		if n%4 != 0 {
 			return 0, fmt.Errorf("%w: STUN length %d", ErrFraming, n)
 		}
-		if len(b) >= 8 && binary.BigEndian.Uint32(b[4:]) != Cookie {
+		if len(b) < 8 {
+			return 0, nil
+		}
+		if binary.BigEndian.Uint32(b[4:]) != Cookie {
 			return 0, fmt.Errorf("%w: wrong magic cookie", ErrFraming)
 		}
-	}
-	if size > MaxFrame {
-		return 0, fmt.Errorf("%w: frame of %d bytes", ErrFraming, size)
 	}
 	return size, nil
 }

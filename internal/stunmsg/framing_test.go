@@ -11,12 +11,21 @@ import (
 
 // frames reads all frames, copied, until the error.
 func frames(f *Framer) (all [][]byte, err error) {
+	all, _, err = framesAndSkipped(f)
+	return all, err
+}
+
+func framesAndSkipped(f *Framer) (all [][]byte, skipped int, err error) {
 	for {
 		frame, err := f.Next()
-		if err != nil {
-			return all, err
+		switch err {
+		case nil:
+			all = append(all, bytes.Clone(frame))
+		case ErrTooLong:
+			skipped++
+		default:
+			return all, skipped, err
 		}
-		all = append(all, bytes.Clone(frame))
 	}
 }
 
@@ -90,22 +99,13 @@ func TestFramerRefuses(t *testing.T) {
 		{"half a header", []byte{0x40}, io.ErrUnexpectedEOF},
 		{"half a frame", AppendChannelData(nil, 0x4000, zeros(9), true)[:8], io.ErrUnexpectedEOF},
 		{"padding missing", AppendChannelData(nil, 0x4000, zeros(9), false), io.ErrUnexpectedEOF},
-		{"ChannelData length that wraps", []byte{0x40, 0, 0xFF, 0xFC, 0, 0, 0, 0, 0}, ErrFraming},
-		{"ChannelData length that wraps with padding", []byte{0x40, 0, 0xFF, 0xFF}, ErrFraming},
-		{"STUN length that wraps", []byte{0, 1, 0xFF, 0xEC, 0x21, 0x12, 0xA4, 0x42, 0}, ErrFraming},
-		{"ChannelData one too long", []byte{0x40, 0, 0x06, 0x29}, ErrFraming}, // 1577, padded 1580, and a header
-		{"STUN one too long", []byte{0, 1, 0x06, 0x1C}, ErrFraming},           // 1564 and a header
 		{"STUN length not a multiple of 4", []byte{0, 1, 0, 2}, ErrFraming},
 		{"STUN without cookie", []byte{0, 1, 0, 8, 1, 2, 3, 4}, ErrFraming},
-		{"HTTP", []byte("GET / HTTP/1.1\r\n"), nil}, // 'G' is 0x47: looks like ChannelData of 0x5420 bytes
 		{"TLS", []byte{0x16, 3, 1, 0}, ErrFraming},
 		{"QUIC long header", []byte{0xC0, 0, 0, 1}, ErrFraming},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			if tt.want == nil {
-				tt.want = ErrFraming
-			}
 			f := NewFramer(iotest.OneByteReader(bytes.NewReader(tt.b)))
 			if frame, err := f.Next(); !errors.Is(err, tt.want) {
 				t.Fatalf("Next = %x, %v, want %v", frame, err, tt.want)
@@ -114,6 +114,61 @@ func TestFramerRefuses(t *testing.T) {
 				t.Errorf("then Next = %v", err)
 			}
 		})
+	}
+}
+
+// Frames that are too long are told of as soon as it shows, which is before
+// they have come, and skipped.
+func TestFramerSkips(t *testing.T) {
+	stunOf := func(n int) []byte {
+		b := append(rawMessage(ClassSuccess), zeros(n)...)
+		b[2], b[3] = byte(n>>8), byte(n)
+		return b
+	}
+	for name, long := range map[string][]byte{
+		"ChannelData one too long":            AppendChannelData(nil, 0x4000, zeros(1577), true), // padded 1580, and a header
+		"STUN one too long":                   stunOf(1564),
+		"ChannelData length that wraps":       AppendChannelData(nil, 0x4000, zeros(0xFFFC), true),
+		"ChannelData that wraps with padding": AppendChannelData(nil, 0x4000, zeros(0xFFFF), true),
+		"STUN length that wraps":              stunOf(0xFFEC),
+		"HTTP":                                append([]byte("GET / HTTP/1.1\r\n"), zeros(0x5420+4-16)...), // 'G' is 0x47: ChannelData of 0x5420 bytes
+	} {
+		t.Run(name, func(t *testing.T) {
+			good := AppendChannelData(nil, 0x4001, []byte("good"), true)
+			all := bytes.Join([][]byte{good, long, good, long, long, good}, nil)
+			for how, r := range map[string]io.Reader{
+				"at once":      bytes.NewReader(all),
+				"byte by byte": iotest.OneByteReader(bytes.NewReader(all)),
+			} {
+				got, skipped, err := framesAndSkipped(NewFramer(r))
+				if err != io.EOF || skipped != 3 || len(got) != 3 || !bytes.Equal(bytes.Join(got, nil), bytes.Repeat(good, 3)) {
+					t.Errorf("%s: %x, %d skipped, %v", how, got, skipped, err)
+				}
+			}
+			for _, n := range []int{8, len(long) - 1} {
+				if _, skipped, err := framesAndSkipped(NewFramer(bytes.NewReader(long[:n]))); err != io.ErrUnexpectedEOF || skipped != 1 {
+					t.Errorf("cut after %d: %d skipped, %v", n, skipped, err)
+				}
+			}
+		})
+	}
+}
+
+// Who sends nothing but long frames makes the reader do no more than read.
+func TestFramerSkipsWithoutAllocating(t *testing.T) {
+	long := AppendChannelData(nil, 0x4000, zeros(0xFFFF), true)
+	r := bytes.NewReader(nil)
+	f := NewFramer(r)
+	if n := testing.AllocsPerRun(50, func() {
+		r.Reset(long)
+		if _, err := f.Next(); err != ErrTooLong {
+			t.Fatal(err)
+		}
+		if _, err := f.Next(); err != io.EOF {
+			t.Fatal(err)
+		}
+	}); n != 0 || len(f.buf) != 8*MaxFrame {
+		t.Errorf("%v allocations, buffer of %d", n, len(f.buf))
 	}
 }
 

@@ -107,20 +107,20 @@ func readAllPion(t *testing.T, m *Message, p *stun.Message) {
 }
 
 // FuzzFramer checks that a stream is cut into the same frames however it
-// arrives, without a byte lost, and that cutting it ends.
+// arrives, without a byte lost but those of frames that are too long, and that
+// cutting it ends.
 func FuzzFramer(f *testing.F) {
 	all, _ := stream()
 	f.Add(all, byte(1))
 	f.Add([]byte{0x40, 0, 0xFF, 0xFC, 0, 0, 0, 0, 0}, byte(3))
+	long := AppendChannelData(nil, 0x4000, zeros(MaxFrame), true)
+	f.Add(slices.Concat(all, long, all, rawMessage(ClassSuccess), long, all), byte(7))
 	f.Fuzz(func(t *testing.T, b []byte, chunk byte) {
-		once, err := frames(NewFramer(bytes.NewReader(b)))
+		once, skipped, err := framesAndSkipped(NewFramer(bytes.NewReader(b)))
 		if !errors.Is(err, ErrFraming) && err != io.EOF && err != io.ErrUnexpectedEOF {
 			t.Fatalf("ended with %v", err)
 		}
-		joined := bytes.Join(once, nil)
-		if !bytes.HasPrefix(b, joined) || err == io.EOF && len(joined) != len(b) {
-			t.Fatalf("frames %x are not the stream %x", joined, b)
-		}
+		checkCut(t, b, once, skipped, err)
 		for _, frame := range once {
 			if len(frame) == 0 || len(frame) > MaxFrame || len(frame)%4 != 0 {
 				t.Fatalf("frame of %d bytes", len(frame))
@@ -129,9 +129,38 @@ func FuzzFramer(f *testing.F) {
 				t.Fatalf("frame %x is neither", frame)
 			}
 		}
-		again, againErr := frames(NewFramer(&chunks{r: bytes.NewReader(b), n: 1 + int(chunk)}))
-		if !slices.EqualFunc(once, again, bytes.Equal) || (errors.Is(err, ErrFraming)) != errors.Is(againErr, ErrFraming) {
+		again, againSkipped, againErr := framesAndSkipped(NewFramer(&chunks{r: bytes.NewReader(b), n: 1 + int(chunk)}))
+		if !slices.EqualFunc(once, again, bytes.Equal) || skipped != againSkipped || (errors.Is(err, ErrFraming)) != errors.Is(againErr, ErrFraming) {
 			t.Fatalf("in chunks of %d: %d frames, %v; at once: %d, %v", 1+int(chunk), len(again), againErr, len(once), err)
 		}
 	})
+}
+
+// checkCut walks over the stream b by the lengths in it: each frame is where it
+// should be, and what is left out is too long. err is how it ended.
+func checkCut(t *testing.T, b []byte, frames [][]byte, skipped int, err error) {
+	left := b
+	for len(left) >= 4 && len(frames)+skipped > 0 {
+		n := int(left[2])<<8 | int(left[3])
+		if left[0] <= 3 {
+			n += 20
+		} else {
+			n += 4 + (4-n%4)%4
+		}
+		switch {
+		case n > MaxFrame:
+			skipped--
+		case len(frames) == 0 || !bytes.HasPrefix(left, frames[0]) || len(frames[0]) != n:
+			t.Fatalf("frames %x, %d skipped: not what follows in the stream %x", frames, skipped, left)
+		default:
+			frames = frames[1:]
+		}
+		if n > len(left) && err == io.EOF {
+			t.Fatalf("%d bytes of the last frame %x missing", n-len(left), left)
+		}
+		left = left[min(n, len(left)):]
+	}
+	if len(frames) > 0 || skipped != 0 || err == io.EOF && len(left) > 0 {
+		t.Fatalf("%d frames, %d skipped and %d bytes are left of %x", len(frames), skipped, len(left), b)
+	}
 }

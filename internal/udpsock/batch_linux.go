@@ -97,7 +97,7 @@ func (b *batch) prepare() {
 	}
 }
 
-// receive makes the system call. Some sandboxes have no recvmmsg.
+// receive makes the system call. Some sandboxes have no recvmmsg, or forbid it.
 func (b *batch) receive(c *rawConn) (int, error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
@@ -106,7 +106,7 @@ func (b *batch) receive(c *rawConn) (int, error) {
 	}
 	if !b.single {
 		n, _, errno := unix.RawSyscall6(unix.SYS_RECVMMSG, uintptr(c.fd), uintptr(unsafe.Pointer(&b.headers)), uintptr(b.size), unix.MSG_DONTWAIT, 0, 0)
-		if errno != unix.ENOSYS {
+		if errno != unix.ENOSYS && errno != unix.EPERM {
 			return int(n), asError(errno)
 		}
 		b.single = true

@@ -15,7 +15,7 @@ type Counters struct {
 	TxErrors  uint64 // datagrams that the kernel refused to send
 
 	KernelDrops uint64 // received, but dropped by the kernel for want of buffer
-	Malformed   uint64 // STUN by its first byte that Check refused; empty datagrams
+	Malformed   uint64 // STUN by its first byte that Check refused; empty datagrams, unless Raw
 	Stray       uint64 // answers to a RoundTrip from where it did not ask
 }
 

@@ -25,8 +25,8 @@
 //
 // A socket survives what the network does to it. Reads go on after any error
 // but the socket's end. A send returns an error that is net.ErrClosed when the
-// socket is closed, and otherwise a [LossError]: those datagrams, or some of
-// them, are lost, the socket is not.
+// socket is closed, and otherwise a [LossError]: those datagrams, or as many of
+// them as it says, are lost, the socket is not.
 //
 // # Where to begin
 //

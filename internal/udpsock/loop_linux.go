@@ -191,7 +191,7 @@ func (l *loop) read(w *watched) bool {
 	}
 	merge(packets, w.s.flow)
 	for i, p := range packets {
-		if len(p.Data) > 0 && w.s.handOn(p, w.h) {
+		if p.Data != nil && w.s.handOn(p, w.h) {
 			packets[i] = nil
 		}
 	}

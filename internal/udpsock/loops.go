@@ -14,10 +14,12 @@ import (
 // so that senders without offloads come out in batches too. An idle socket
 // costs no buffer and no goroutine.
 //
-// Elsewhere, with Config.Portable and for IPv6, each socket has a goroutine
-// that does the same one datagram at a time.
+// Elsewhere, with Config.Portable, for IPv6, and where the system lets us have
+// no loop, each socket has a goroutine that does the same one datagram at a
+// time.
 type Loops struct {
-	loops []*loop // none where the platform has none
+	loops   []*loop // none where the platform has none
+	refused error   // why there are no more
 
 	mu    sync.Mutex
 	next  int
@@ -30,25 +32,26 @@ type Loops struct {
 }
 
 // NewLoops starts n loops, or none with portable. Close ends them.
-func NewLoops(n int, portable bool) (*Loops, error) {
+func NewLoops(n int, portable bool) *Loops {
 	l := new(Loops)
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	if portable {
-		return l, nil
+		return l
 	}
 	for range n {
 		one, err := newLoop()
-		if err != nil {
-			l.Close()
-			return nil, err
-		}
-		if one == nil {
+		if one == nil || err != nil {
+			l.refused = err
 			break
 		}
 		l.loops = append(l.loops, one)
 	}
-	return l, nil
+	return l
 }
+
+// Refused is why there are fewer loops than there should be, nil if there are
+// not.
+func (l *Loops) Refused() error { return l.refused }
 
 // Listen opens a socket. Nothing is read before Read.
 func (l *Loops) Listen(c Config) (*Socket, error) {

@@ -12,10 +12,7 @@ import (
 // eachLoops runs f with loops as the platform has them, and without any.
 func eachLoops(t *testing.T, f func(*testing.T, *Loops, mode)) {
 	eachMode(t, func(t *testing.T, m mode) {
-		l, err := NewLoops(2, m.portable)
-		if err != nil {
-			t.Fatal(err)
-		}
+		l := NewLoops(2, m.portable)
 		t.Cleanup(func() { l.Close() })
 		f(t, l, m)
 	})
@@ -104,9 +101,9 @@ func (c counted) HandleSTUN([]byte, netip.AddrPort) {}
 
 // Datagrams that a sender gave the kernel one by one come as one batch.
 func TestLoopsJoin(t *testing.T) {
-	l, err := NewLoops(1, false)
-	if err != nil || len(l.loops) == 0 {
-		t.Skip("no loops on this platform:", err)
+	l := NewLoops(1, false)
+	if len(l.loops) == 0 {
+		t.Skip("no loops on this platform:", l.Refused())
 	}
 	defer l.Close()
 	m := mode{"udp4", "127.0.0.1:0", false}
@@ -124,6 +121,49 @@ func TestLoopsJoin(t *testing.T) {
 	if n := receive(t, in.batches); n != 16 {
 		t.Errorf("%d of 16 datagrams came together", n)
 	}
+}
+
+// lengths is a Handler that tells how many bytes each Packet has.
+type lengths chan int
+
+func (h lengths) HandleData(p *Packet) {
+	n := len(p.Data)
+	p.Release()
+	h <- n
+}
+
+func (lengths) HandleSTUN([]byte, netip.AddrPort) {}
+
+// An empty datagram is one too, where nobody asks what is in it.
+func TestRawTakesEmptyDatagrams(t *testing.T) {
+	eachLoops(t, func(t *testing.T, l *Loops, m mode) {
+		c := m.config()
+		c.Raw = true
+		s, err := l.Listen(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		from := m.listen(t)
+		sizes := []int{10, 0, 10, 0, 0}
+		for _, n := range sizes {
+			if err := from.Send(make([]byte, n), 0, s.LocalAddr()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		in := make(lengths, len(sizes))
+		if err := l.Read(s, in); err != nil {
+			t.Fatal(err)
+		}
+		for i, want := range sizes {
+			if got := receive(t, in); got != want {
+				t.Errorf("datagram %d of %d bytes, want %d", i, got, want)
+			}
+		}
+		if c := s.Counters(); c.Malformed != 0 || c.RxPackets != 5 {
+			t.Errorf("counted %+v", c)
+		}
+	})
 }
 
 func TestListenEach(t *testing.T) {
@@ -160,10 +200,7 @@ func TestListenEach(t *testing.T) {
 		// Nobody else gets the address, not even one who would share it too.
 		c := m.config()
 		c.Addr = all[0].LocalAddr()
-		other, err := NewLoops(2, m.portable)
-		if err != nil {
-			t.Fatal(err)
-		}
+		other := NewLoops(2, m.portable)
 		defer other.Close()
 		if again, err := other.ListenEach(c); err == nil {
 			again[0].Close()
@@ -236,10 +273,7 @@ func TestLoopsCloseInHandler(t *testing.T) {
 }
 
 func TestLoopsRefuse(t *testing.T) {
-	l, err := NewLoops(1, false)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := NewLoops(1, false)
 	defer l.Close()
 	for name, c := range map[string]Config{
 		"network": {Network: "tcp4"},

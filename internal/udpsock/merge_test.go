@@ -3,6 +3,7 @@ package udpsock
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"net/netip"
 	"strings"
 	"testing"
@@ -14,7 +15,12 @@ var (
 )
 
 func TestMerge(t *testing.T) {
-	first := func(b []byte) uint32 { return uint32(b[0]) }
+	first := func(b []byte) uint32 {
+		if len(b) == 0 {
+			return 0
+		}
+		return uint32(b[0])
+	}
 	for name, tc := range map[string]struct {
 		in   string // source:datagrams, seg/ first where the kernel had joined some
 		flow func([]byte) uint32
@@ -28,8 +34,13 @@ func TestMerge(t *testing.T) {
 		"order within a flow": {"a:xy a:uvw b:12 a:rs a:op", nil, "a:2/xy a:3/uvwrs b:2/12 a:2/op"},
 		"joined by kernel":    {"a:2/xyuv a:2/rst a:2/op", nil, "a:2/xyuvrst a:2/op"},
 		"joined, other size":  {"a:3/xyzuvw a:2/rsto", nil, "a:3/xyzuvw a:2/rsto"},
-		"empty between":       {"a:xyz a: a:uvw", nil, "a:3/xyzuvw"},
+		"empty between":       {"a:xyz a: a:uvw", nil, "a:3/xyz a:0/ a:3/uvw"},
+		"empty of others":     {"a:xyz b: a:uvw", nil, "a:3/xyzuvw b:0/"},
+		"empty, channels":     {"a:x1 a: a:x2 a:", first, "a:2/x1x2 a:0/ a:0/"},
 		"channels":            {"a:x1 a:y1 a:x2 a:y2", first, "a:2/x1x2 a:2/y1y2"},
+		"channels by kernel":  {"a:2/x1x2 a:2/y1y2 a:x3 a:2/y3y4", first, "a:2/x1x2x3 a:2/y1y2y3y4"},
+		"mixed by kernel":     {"a:y1 a:2/x1y2 a:y3 b:y1 a:y4", first, "a:2/y1 a:2/x1y2 a:2/y3y4 b:2/y1"},
+		"mixed at its end":    {"a:x1 a:2/x2y a:x3", first, "a:2/x1 a:2/x2y a:2/x3"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ps := packetsOf(tc.in)
@@ -73,7 +84,7 @@ func packetsOf(s string) (ps []*Packet) {
 func wordsOf(ps []*Packet) string {
 	var words []string
 	for _, p := range ps {
-		if len(p.Data) == 0 {
+		if p.Data == nil {
 			continue
 		}
 		src := "a"
@@ -86,38 +97,65 @@ func wordsOf(ps []*Packet) string {
 }
 
 // Whatever comes: each flow has the same datagrams in the same order after.
+// The bytes are Packets: how long a datagram is, or 7 for more of the length
+// before in one Packet, and from whom, and to which channel.
 func FuzzMerge(f *testing.F) {
-	f.Add([]byte{3, 3, 3, 2, 3, 0x83, 0x83})
-	f.Fuzz(func(t *testing.T, sizes []byte) {
+	f.Add([]byte{3, 3, 3, 2, 3, 0x83, 0x83}, false)
+	f.Add([]byte{0x12, 0x02, 0x17, 0x12}, true)
+	f.Fuzz(func(t *testing.T, sizes []byte, channels bool) {
 		if len(sizes) > 64 {
 			return
 		}
+		type flow struct {
+			src     netip.AddrPort
+			channel uint32
+		}
+		channel := func(d []byte) uint32 {
+			if !channels || len(d) == 0 {
+				return 0
+			}
+			return uint32(d[0])
+		}
+		collect := func(ps []*Packet) map[flow][]byte {
+			all := map[flow][]byte{}
+			for _, p := range ps {
+				if p.Data != nil && len(p.Data) == 0 {
+					k := flow{p.Src, channel(nil)}
+					all[k] = append(all[k], 0)
+				}
+				for d := range p.Datagrams() {
+					k := flow{p.Src, channel(d)}
+					all[k] = append(append(all[k], byte(len(d))), d...)
+				}
+			}
+			return all
+		}
 		var ps []*Packet
-		want := map[netip.AddrPort][]byte{}
-		serial := byte(0)
-		for _, n := range sizes {
-			from := alice
-			if n&0x80 != 0 {
+		for i, b := range sizes {
+			n, first, from := int(b&7), b>>4&3, alice
+			if b&0x80 != 0 {
 				from = bob
 			}
-			d := bytes.Repeat([]byte{serial}, int(n&0x7f))
-			serial++
-			ps = append(ps, NewPacket(d, 0, from))
-			if len(d) > 0 {
-				want[from] = append(append(want[from], byte(len(d))), d...)
+			last := len(ps) - 1
+			more := n == 7 && last >= 0 && ps[last].Seg > 0
+			if more {
+				n = ps[last].Seg
+			}
+			d := bytes.Repeat([]byte{byte(i)}, n)
+			if n > 0 {
+				d[0] = first
+			}
+			if more {
+				seg, all := ps[last].Seg, append(bytes.Clone(ps[last].Data), d...)
+				ps[last] = NewPacket(all, seg, ps[last].Src)
+			} else {
+				ps = append(ps, NewPacket(d, 0, from))
 			}
 		}
-		merge(ps, nil)
-		got := map[netip.AddrPort][]byte{}
-		for _, p := range ps {
-			for d := range p.Datagrams() {
-				got[p.Src] = append(append(got[p.Src], byte(len(d))), d...)
-			}
-		}
-		for from := range want {
-			if !bytes.Equal(got[from], want[from]) {
-				t.Errorf("from %v: got %x, want %x", from, got[from], want[from])
-			}
+		want := collect(ps)
+		merge(ps, channel)
+		if got := collect(ps); !maps.EqualFunc(got, want, bytes.Equal) {
+			t.Errorf("got %v, want %v", got, want)
 		}
 	})
 }

@@ -11,12 +11,15 @@ import (
 const bufferSize = 1 << 16
 
 // A Packet is what one read returned: datagrams of equal size from one source,
-// end to end in one pooled buffer. Whoever has it may change it, and calls
+// end to end in one pooled buffer, or one empty datagram. Whoever has it may change it, and calls
 // Release when done.
 type Packet struct {
 	Data []byte
 	Seg  int            // size of each datagram but the last, which may be shorter
 	Src  netip.AddrPort // IPv4 is never mapped into IPv6; a zone only with link-local
+
+	flow  uint32 // of all datagrams, unless mixed; only merge knows and needs them
+	mixed bool
 
 	buf [bufferSize]byte
 }
@@ -51,10 +54,10 @@ func (p *Packet) Release() {
 	packets.Put(p)
 }
 
-// Count is the number of datagrams.
+// Count is the number of datagrams that are not empty.
 func (p *Packet) Count() int { return count(len(p.Data), p.Seg) }
 
-// Datagrams yields each datagram, a part of Data.
+// Datagrams yields each datagram that is not empty, a part of Data.
 func (p *Packet) Datagrams() iter.Seq[[]byte] { return Cut(p.Data, p.Seg) }
 
 // Cut yields b in pieces of seg bytes, the last maybe shorter; all of b when

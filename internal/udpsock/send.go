@@ -18,19 +18,24 @@ const (
 	maxSend = 65535 - 28
 )
 
-// A LossError is a datagram that the kernel refused to send: no route, no
+// A LossError is datagrams that the kernel refused to send: no route, no
 // buffer, too big, forbidden by a firewall. The socket is still good.
 type LossError struct {
 	Dst netip.AddrPort
-	Err error
+	Err error // of the first
+
+	// What was lost; all else of the same Send went out. Both are 0 in losses
+	// that no Socket made.
+	Datagrams, Bytes int
 }
 
 func (e *LossError) Error() string { return fmt.Sprintf("send to %v: %v", e.Dst, e.Err) }
 
 func (e *LossError) Unwrap() error { return e.Err }
 
-// sendError gives a failed write its type.
-func (s *Socket) sendError(err error, dst netip.AddrPort) error {
+// lost counts the datagrams of b as lost, and gives a failed write its type.
+func (s *Socket) lost(err error, b []byte, datagrams int, dst netip.AddrPort) error {
+	s.counts.txErrors.Add(uint64(datagrams))
 	if s.isClosed() || errors.Is(err, net.ErrClosed) {
 		return net.ErrClosed
 	}
@@ -38,28 +43,39 @@ func (s *Socket) sendError(err error, dst netip.AddrPort) error {
 	if errors.As(err, &op) {
 		err = op.Err // what is left out is "write" and the addresses
 	}
-	return &LossError{dst, err}
+	return &LossError{dst, err, datagrams, len(b)}
 }
 
 // Send sends b to dst: cut into datagrams of seg bytes, of which the last may
-// be shorter, or as one datagram if seg is 0. An error is net.ErrClosed, or the
-// first [LossError]; the datagrams after a lost one are sent all the same.
+// be shorter, or as one datagram if seg is 0. An error is net.ErrClosed, or a
+// [LossError]; the datagrams after a lost one are sent all the same.
 func (s *Socket) Send(b []byte, seg int, dst netip.AddrPort) error {
 	if seg <= 0 || len(b) <= seg {
 		return s.sendOne(b, dst)
 	}
-	var first error
+	var all error
 	for len(b) > 0 {
 		n := min(len(b), batchSize(seg))
-		if err := s.sendBatch(b[:n], seg, dst); err != nil {
-			if errors.Is(err, net.ErrClosed) {
-				return err
-			}
-			first = firstError(first, err)
+		if err := s.sendBatch(b[:n], seg, dst); errors.Is(err, net.ErrClosed) {
+			return err
+		} else {
+			all = joinLosses(all, err)
 		}
 		b = b[n:]
 	}
-	return first
+	return all
+}
+
+// joinLosses makes one LossError, or nil, of two.
+func joinLosses(first, second error) error {
+	a, ok := first.(*LossError)
+	b, both := second.(*LossError)
+	if !ok || !both {
+		return firstError(first, second)
+	}
+	a.Datagrams += b.Datagrams
+	a.Bytes += b.Bytes
+	return a
 }
 
 func firstError(a, b error) error {
@@ -87,33 +103,28 @@ func (s *Socket) sendBatch(b []byte, seg int, dst netip.AddrPort) error {
 		return nil
 	}
 	if !cutFailed(err) {
-		s.counts.txErrors.Add(uint64(count(len(b), seg)))
-		return s.sendError(err, dst)
+		return s.lost(err, b, count(len(b), seg), dst)
 	}
 	n, each := s.sendEach(b, seg, dst)
-	if n > 0 && cutImpossible(err) {
-		// The same datagrams to the same destination went through one by
-		// one: it was the cutting, not they.
+	if n > 0 && errors.Is(err, syscall.EIO) {
+		// A device without checksum offload: the same datagrams to the same
+		// destination went through one by one.
 		s.noGSO.Store(true)
 	}
 	return each
 }
 
 // cutFailed tells whether a send that asked the kernel to cut failed in a way
-// that the datagrams alone may not.
+// that the datagrams alone may not. EIO is a device that cannot do it; the
+// others are but a path smaller than the datagrams: EMSGSIZE, and EINVAL before
+// Linux 6.14, also where they alone would be fragmented. A kernel without
+// UDP_SEGMENT says so when the socket is opened.
 func cutFailed(err error) bool {
-	return cutImpossible(err) || errors.Is(err, syscall.EMSGSIZE)
-}
-
-// cutImpossible tells whether the kernel or the device may be unable to cut at
-// all: EIO is a device without checksum offload, EINVAL a kernel without
-// UDP_SEGMENT. EMSGSIZE is but a path smaller than the datagrams.
-func cutImpossible(err error) bool {
-	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EINVAL)
+	return errors.Is(err, syscall.EIO) || errors.Is(err, syscall.EMSGSIZE) || errors.Is(err, syscall.EINVAL)
 }
 
 // sendEach sends one datagram per system call and returns how many went.
-func (s *Socket) sendEach(b []byte, seg int, dst netip.AddrPort) (n int, first error) {
+func (s *Socket) sendEach(b []byte, seg int, dst netip.AddrPort) (n int, all error) {
 	for len(b) > 0 {
 		d := b[:min(seg, len(b))]
 		switch err := s.sendOne(d, dst); {
@@ -122,17 +133,16 @@ func (s *Socket) sendEach(b []byte, seg int, dst netip.AddrPort) (n int, first e
 		case errors.Is(err, net.ErrClosed):
 			return n, err
 		default:
-			first = firstError(first, err)
+			all = joinLosses(all, err)
 		}
 		b = b[len(d):]
 	}
-	return n, first
+	return n, all
 }
 
 func (s *Socket) sendOne(b []byte, dst netip.AddrPort) error {
 	if err := s.conn.write(b, 0, dst); err != nil {
-		s.counts.txErrors.Add(1)
-		return s.sendError(err, dst)
+		return s.lost(err, b, 1, dst)
 	}
 	s.sent(b, 1)
 	return nil
@@ -142,11 +152,10 @@ func (s *Socket) sendOne(b []byte, dst netip.AddrPort) error {
 // datagram does.
 func (s *Socket) SendTTL(b []byte, dst netip.AddrPort, ttl int) error {
 	if ttl < 1 || ttl > 255 {
-		return &LossError{dst, fmt.Errorf("time-to-live of %d", ttl)}
+		return &LossError{dst, fmt.Errorf("time-to-live of %d", ttl), 1, len(b)}
 	}
 	if err := s.conn.writeTTL(b, dst, ttl); err != nil {
-		s.counts.txErrors.Add(1)
-		return s.sendError(err, dst)
+		return s.lost(err, b, 1, dst)
 	}
 	s.sent(b, 1)
 	return nil

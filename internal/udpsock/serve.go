@@ -14,8 +14,9 @@ import (
 // that runs Serve, one at a time, and must not block: nothing is read
 // meanwhile.
 type Handler interface {
-	// HandleData takes datagrams whose first byte is at least 4. The Packet is
-	// the Handler's from here on, to Release.
+	// HandleData takes datagrams whose first byte is at least 4, on a raw socket
+	// any; there a Packet without Data is one empty datagram. The Packet is the
+	// Handler's from here on, to Release.
 	HandleData(p *Packet)
 
 	// HandleSTUN takes one message that passed stunmsg.Check. b is valid only
@@ -126,7 +127,7 @@ func (r *reader) once() error {
 func (s *Socket) received(p *Packet) {
 	s.counts.rxPackets.Add(uint64(max(1, p.Count())))
 	s.counts.rxBytes.Add(uint64(len(p.Data)))
-	if len(p.Data) == 0 {
+	if len(p.Data) == 0 && !s.raw {
 		s.counts.malformed.Add(1)
 	}
 }
@@ -135,9 +136,9 @@ func (s *Socket) received(p *Packet) {
 func (s *Socket) handOn(p *Packet, h Handler) (taken bool) {
 	if !s.raw {
 		p.Data = takeSTUN(p.Data, p.Seg, func(b []byte) { s.handOnSTUN(b, p.Src, h) })
-	}
-	if len(p.Data) == 0 {
-		return false
+		if len(p.Data) == 0 {
+			return false
+		}
 	}
 	h.HandleData(p)
 	return true

@@ -38,13 +38,13 @@ type Config struct {
 	// kernel may grant less.
 	BufferBytes int
 
-	// Raw hands every datagram up as data, STUN too and unchecked: for the
+	// Raw hands every datagram up as data, STUN and empty ones too and unchecked: for the
 	// client of a TURN server, where ChannelData and STUN come from one
 	// address. There is no RoundTrip then.
 	Raw bool
 
 	// Flow tells apart what one source sends to several receivers behind us,
-	// by the first datagram of a batch; nil is one flow. See [Loops].
+	// datagram by datagram; nil is one flow. See [Loops].
 	Flow func(datagram []byte) uint32
 
 	// Trace records the opening; nil is fine.
