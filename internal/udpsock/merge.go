@@ -4,8 +4,8 @@ package udpsock
 // leave as one batch: what UDP_GRO does for a sender which uses UDP_SEGMENT is
 // done here for one which does not. ps are Packets in the order of arrival.
 // Each is either kept, maybe longer now, or joined to one before it, and then
-// its Data is nil. An empty datagram stays alone. The order within a flow is kept. What has one source is one
-// flow, unless flow tells more of them apart.
+// its Data is nil. An empty datagram stays alone. The order within a flow is
+// kept. What has one source is one flow, unless flow tells more of them apart.
 func merge(ps []*Packet, flow func(datagram []byte) uint32) {
 	for i, p := range ps {
 		p.flow, p.mixed = p.flows(flow)

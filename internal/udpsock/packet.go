@@ -11,8 +11,8 @@ import (
 const bufferSize = 1 << 16
 
 // A Packet is what one read returned: datagrams of equal size from one source,
-// end to end in one pooled buffer, or one empty datagram. Whoever has it may change it, and calls
-// Release when done.
+// end to end in one pooled buffer, or one empty datagram. Whoever has it may
+// change it, and calls Release when done.
 type Packet struct {
 	Data []byte
 	Seg  int            // size of each datagram but the last, which may be shorter
