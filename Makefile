@@ -5,6 +5,7 @@ export GO
 
 # One way to compile for all targets: what one has compiled, the next one finds.
 export GOFLAGS := $(strip $(GOFLAGS) -trimpath)
+export CGO_ENABLED := 0
 
 # A clone that belongs to another user has no version to stamp.
 BUILD := $(if $(shell git rev-parse HEAD 2>/dev/null),,-buildvcs=false)
@@ -21,7 +22,7 @@ PLATFORMS := $(foreach os,linux darwin windows,$(os)/amd64 $(os)/arm64)
 help:
 	@echo 'make demo       link two peers behind NATs on this machine, and watch'
 	@echo 'make test       what a change has to pass, at most 10 minutes'
-	@echo 'make test-full  everything: NAT matrix, statistics, long faults, fuzzing; hours'
+	@echo 'make test-full  everything: NAT matrix, statistics, long faults, fuzzing; 40 minutes'
 	@echo 'make bench      measure this beside others, and write docs/measurements.md; 15 minutes, as root'
 	@echo 'make compose-demo  the same in containers: needs only Docker'
 	@echo 'make build      bin/p2pagent and bin/signal'
@@ -60,7 +61,7 @@ unit: need-go
 	$(GO) test -vet=off $(PACKAGES)
 
 race: need-go
-	$(GO) test -vet=off -race $(PACKAGES)
+	CGO_ENABLED=1 $(GO) test -vet=off -race $(PACKAGES)
 
 # The UDP code of the other systems, on this one.
 portable: need-go
@@ -85,7 +86,7 @@ compose-test: need-go
 cross: $(PLATFORMS)
 
 $(PLATFORMS): need-go
-	CGO_ENABLED=0 GOOS=$(@D) GOARCH=$(@F) $(GO) build $(BUILD) -o dist/$(@D)-$(@F)/ ./cmd/...
+	GOOS=$(@D) GOARCH=$(@F) $(GO) build $(BUILD) -o dist/$(@D)-$(@F)/ ./cmd/...
 
 clean:
 	rm -rf bin dist out
