@@ -118,7 +118,8 @@
 //	unknown         no such nameplate, or not for this seat; the two are not told apart
 //	taken           the nameplate has had its guest, or is claimed by somebody else
 //	occupied        another host is there
-//	full            the mailbox has 16 guests, or the server no room
+//	full            the mailbox has 16 guests, or the server no room, at all or
+//	                for more from this address
 //	limit           this connection is in as many mailboxes as it may be
 //	already_joined  this connection is in that mailbox
 //	not_joined      this connection is not, or no longer

@@ -128,6 +128,7 @@ func (s *Server) enroll(c *serverConn) {
 	s.lastID++
 	c.id = s.lastID
 	s.conns[c.id] = c
+	s.state.connect(c.id, c.source)
 	if s.draining { // between admit and here
 		c.shutdown(websocket.CloseServiceRestart, "the server restarts, come back")
 	}

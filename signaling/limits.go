@@ -27,6 +27,8 @@ type Limits struct {
 	Connections           int // at the same time; 16384
 	ConnectionsPerAddress int // likewise of one source address; 1024
 	Nameplates            int // in use or resting; 20000
+	OpaqueMailboxes       int // at the same time; 131072
+	SeatsPerAddress       int // likewise of one source address, in all mailboxes; 16384: several listeners share one, each with some hundred peers
 
 	NameplateTTL time.Duration // 10 min
 	HelloTimeout time.Duration // 10 s
@@ -61,6 +63,8 @@ func (l Limits) withDefaults() Limits {
 	def(&l.ConnectionsPerAddress, 1024)
 	def(&l.Nameplates, 20000)
 	l.Nameplates = min(l.Nameplates, 1_000_000) // of the nine million there are
+	def(&l.OpaqueMailboxes, 128<<10)
+	def(&l.SeatsPerAddress, 16<<10)
 	dur(&l.NameplateTTL, 10*time.Minute)
 	dur(&l.HelloTimeout, 10*time.Second)
 	dur(&l.PingInterval, 25*time.Second)

@@ -3,6 +3,7 @@ package signaling
 import (
 	"crypto/subtle"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -48,7 +49,9 @@ type state struct {
 	boxes      map[string]*mailbox // all of them
 	nameplates map[string]*mailbox // those that expire
 	joined     map[connID]map[string]Seat
-	nextExpiry time.Time // no nameplate's deadline is earlier
+	sources    map[connID]netip.Addr // whence a connection came
+	seats      map[netip.Addr]int    // taken by the connections of one source
+	nextExpiry time.Time             // no nameplate's deadline is earlier
 }
 
 func newState(l Limits, pick func(n int) int) *state {
@@ -58,8 +61,13 @@ func newState(l Limits, pick func(n int) int) *state {
 		boxes:      make(map[string]*mailbox),
 		nameplates: make(map[string]*mailbox),
 		joined:     make(map[connID]map[string]Seat),
+		sources:    make(map[connID]netip.Addr),
+		seats:      make(map[netip.Addr]int),
 	}
 }
+
+// connect says whence a connection came, before it joins anything.
+func (s *state) connect(conn connID, source netip.Addr) { s.sources[conn] = source }
 
 func refuse(to connID, m message, c Code) []effect {
 	return []effect{{to: to, msg: message{Type: typeError, Code: c, Text: sentence(c), Mailbox: m.Mailbox, Ref: m.Ref}}}
@@ -78,6 +86,9 @@ func (s *state) join(now time.Time, conn connID, m message) []effect {
 		b = &mailbox{name: m.Mailbox, members: make(map[Seat]member)}
 	}
 	number, c := b.place(m.Role, m.Seat, s.limits.Guests)
+	if _, resumes := b.members[number]; c == "" && !resumes && !s.roomFor(conn, b) {
+		c = CodeFull
+	}
 	if c != "" {
 		return refuse(conn, m, c)
 	}
@@ -142,6 +153,14 @@ func (s *state) mayJoin(conn connID, name string) (Code, bool) {
 	return "", true
 }
 
+// roomFor reports whether conn may have one more seat, in b. Anybody can make
+// up names of mailboxes, and each costs memory.
+func (s *state) roomFor(conn connID, b *mailbox) bool {
+	opaque := len(s.boxes) - len(s.nameplates)
+	return (s.boxes[b.name] != nil || opaque < s.limits.OpaqueMailboxes) &&
+		s.seats[s.sources[conn]] < s.limits.SeatsPerAddress
+}
+
 // freeNameplate picks a number at random, so that a mistyped one seldom hits,
 // from four digits on, so that there is little to type.
 func (s *state) freeNameplate() string {
@@ -194,6 +213,7 @@ func (s *state) enter(b *mailbox, number Seat, m member, answer message) []effec
 		s.joined[m.conn] = make(map[string]Seat)
 	}
 	s.joined[m.conn][b.name] = number
+	s.seats[s.sources[m.conn]]++
 
 	peers := b.peersOf(number)
 	answer.Present = len(peers) > 0
@@ -229,6 +249,10 @@ func (s *state) forget(conn connID, name string) {
 	delete(s.joined[conn], name)
 	if len(s.joined[conn]) == 0 {
 		delete(s.joined, conn)
+	}
+	source := s.sources[conn]
+	if s.seats[source]--; s.seats[source] == 0 {
+		delete(s.seats, source)
 	}
 }
 
@@ -304,6 +328,7 @@ func (s *state) disconnect(conn connID) []effect {
 	for _, name := range slices.Sorted(maps.Keys(s.joined[conn])) {
 		effects = append(effects, s.vacate(s.boxes[name], s.joined[conn][name])...)
 	}
+	delete(s.sources, conn) // behind its last seat
 	return effects
 }
 
