@@ -114,7 +114,8 @@
 //
 // These concern one message, the mailbox or ref in it, and nothing else:
 //
-//	rate            too many nameplate joins or claims from this address; see retry_after_ms
+//	rate            too many nameplate joins or claims from this address, or too
+//	                much waits for the host to read it; see retry_after_ms
 //	unknown         no such nameplate, or not for this seat; the two are not told apart
 //	taken           the nameplate has had its guest, or is claimed by somebody else
 //	occupied        another host is there
@@ -130,6 +131,12 @@
 //
 // Close codes without an error before them: 1012 the server restarts, 1013 the
 // client reads too slowly (more than 256 messages or 256 KiB waiting).
+//
+// Of these, 64 messages and 64 KiB may be what the other members of one mailbox
+// caused, and a quarter is not for members at all. A body that finds no room
+// is dropped, and the conversation it belongs to ends: the guest loses its seat
+// (not_joined) and may join again, the host gets peer with present false. So
+// nobody who sends too fast costs the reader its other mailboxes.
 //
 // # What is refused, what is ignored
 //

@@ -18,10 +18,16 @@ const linkQueue = 64
 // writeTimeout bounds every write of a client.
 const writeTimeout = 5 * time.Second
 
-// paceShare is the part of the server's limits that a client uses: their
-// clocks are not the same, and what one client says in a burst (100 messages,
-// 256 KiB) has room in the server's queue for the other.
+// paceShare is the part of the server's limits that a client uses, as their
+// clocks are not the same.
 const paceShare = 0.5
+
+// What a client says at once in one mailbox, so that it has room in the part
+// of the server's queue that the mailbox has at the other end.
+const (
+	mailboxBurst     = 32
+	mailboxByteBurst = 48 << 10
+)
 
 // A link is one connection of a client: a queue, a writer and a reader.
 type link struct {
@@ -201,6 +207,14 @@ func (l *link) pace(size int) time.Duration {
 	rate, byteRate := l.rate, l.byteRate
 	l.mu.Unlock()
 	return l.meter.take(time.Now(), size, rate, byteRate, paceShare)
+}
+
+// paceBody is how long a body has to wait for those before it in its mailbox.
+func (l *link) paceBody(m *meter, size int) time.Duration {
+	l.mu.Lock()
+	rate, byteRate := paceShare*l.rate, paceShare*l.byteRate
+	l.mu.Unlock()
+	return m.takeOf(time.Now(), size, rate, byteRate, mailboxBurst, mailboxByteBurst)
 }
 
 func (l *link) control(kind int, data string) error {

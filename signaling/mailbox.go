@@ -71,6 +71,7 @@ type Mailbox struct {
 	proven  bool   // has been joined once
 	down    bool   // Lost was told
 	tries   int    // in a row that the server refused for now
+	pace    meter  // of what is sent
 	retry   *time.Timer
 	peers   map[Seat]bool
 	waiters []chan credentialsAnswer
@@ -111,7 +112,7 @@ func (m *Mailbox) Send(ctx context.Context, to Seat, body []byte) error {
 	if !within(len(body), 1, MaxBody) {
 		return fmt.Errorf("send through signaling: body of %d bytes, want 1 to %d", len(body), MaxBody)
 	}
-	l, name, err := m.ready(to)
+	l, name, err := m.turn(ctx, to, base64.StdEncoding.EncodedLen(len(body)))
 	if err != nil {
 		return fmt.Errorf("send through signaling: %w", err)
 	}
@@ -122,19 +123,34 @@ func (m *Mailbox) Send(ctx context.Context, to Seat, body []byte) error {
 	return nil
 }
 
-// ready returns the connection over which a message to a counterpart can go.
-func (m *Mailbox) ready(to Seat) (*link, string, error) {
+// turn waits until a body may be sent, and returns the connection over which
+// it can go.
+func (m *Mailbox) turn(ctx context.Context, to Seat, size int) (*link, string, error) {
+	for {
+		l, name, wait, err := m.ready(to, size)
+		if err != nil || wait == 0 {
+			return l, name, err
+		}
+		if pause(ctx, wait); ctx.Err() != nil {
+			return nil, "", context.Cause(ctx)
+		}
+	}
+}
+
+// ready returns the connection over which a body for a counterpart can go, or
+// how long to wait.
+func (m *Mailbox) ready(to Seat, size int) (l *link, name string, wait time.Duration, err error) {
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
 	switch {
 	case m.ended:
-		return nil, "", m.err
+		return nil, "", 0, m.err
 	case !m.joined:
-		return nil, "", ErrNotJoined
+		return nil, "", 0, ErrNotJoined
 	case !m.peers[to]:
-		return nil, "", ErrAbsent
+		return nil, "", 0, ErrAbsent
 	}
-	return m.link, m.name, nil
+	return m.link, m.name, m.link.paceBody(&m.pace, size), nil
 }
 
 // Credentials asks for fresh credentials and waits for them. It fails with

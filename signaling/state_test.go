@@ -412,7 +412,7 @@ func do(t *testing.T, s *state, now time.Time, w []string) []effect {
 	case "credentials":
 		return s.credentials(conn, message{Mailbox: pad(w[2])})
 	case "from":
-		s.connect(conn, netip.MustParseAddr(w[2]))
+		s.connect(conn, client{source: netip.MustParseAddr(w[2])})
 		return nil
 	case "gone":
 		return s.disconnect(conn)
@@ -474,7 +474,7 @@ func checkState(t *testing.T, s *state) {
 		}
 		for number, m := range b.members {
 			members++
-			seats[s.sources[m.conn]]++
+			seats[s.clients[m.conn].source]++
 			if got, in := s.joined[m.conn][name]; !in || got != number {
 				t.Fatalf("mailbox %q has c%d on seat %d, the connection knows %d %v", name, m.conn, number, got, in)
 			}
@@ -501,8 +501,8 @@ func TestStateRandomly(t *testing.T) {
 	names := []string{pad("a"), pad("b"), "1000", "1001", "1002", ""}
 	for range 20000 {
 		conn := connID(1 + rng.IntN(6))
-		if _, here := s.sources[conn]; !here {
-			s.connect(conn, netip.AddrFrom4([4]byte{192, 0, 2, byte(conn % 2)}))
+		if _, here := s.clients[conn]; !here {
+			s.connect(conn, client{source: netip.AddrFrom4([4]byte{192, 0, 2, byte(conn % 2)})})
 		}
 		m := message{
 			Mailbox: names[rng.IntN(len(names))], Role: []Role{RoleHost, RoleGuest}[rng.IntN(2)],
@@ -539,8 +539,8 @@ func TestStateRandomly(t *testing.T) {
 		s.disconnect(conn)
 	}
 	s.expire(now.Add(time.Hour))
-	if len(s.boxes)+len(s.nameplates)+len(s.joined)+len(s.sources)+len(s.seats) != 0 {
-		t.Fatalf("left behind: %v, %v, %v, %v, %v", s.boxes, s.nameplates, s.joined, s.sources, s.seats)
+	if len(s.boxes)+len(s.nameplates)+len(s.joined)+len(s.clients)+len(s.seats) != 0 {
+		t.Fatalf("left behind: %v, %v, %v, %v, %v", s.boxes, s.nameplates, s.joined, s.clients, s.seats)
 	}
 }
 
