@@ -147,7 +147,9 @@
 //
 // The server refuses unknown fields, and answers unknown types with
 // unknown_type, without repeating them. A client ignores unknown types, fields
-// and error codes, so that a server may be newer.
+// and error codes, so that a server may be newer. It ends the connection when
+// more than 64 counterparts are present in one mailbox, or when more than 4096
+// messages of its own wait because of the rates in welcome.
 //
 // # Versions
 //

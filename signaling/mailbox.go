@@ -52,6 +52,10 @@ type Event struct {
 	Present     bool
 }
 
+// maxPeers is how many counterparts at once are believed: four times what a
+// server lets in unless told otherwise.
+const maxPeers = 64
+
 // eventQueue is how many events may wait in a mailbox before it is given up.
 const eventQueue = 256
 
@@ -217,6 +221,9 @@ func (m *Mailbox) endLocked(err error) {
 	}
 	m.ended, m.err = true, err
 	m.stopLocked(err)
+	if m.link != nil && m.ref != 0 && m.name == "" {
+		m.link.givenUp[m.ref] = true // the answer may be on its way
+	}
 	m.nameLocked(m.name)
 	m.link = nil
 	close(m.events)
@@ -287,7 +294,7 @@ func (m *Mailbox) lostLocked(err error) {
 }
 
 // heardLocked is a message of the server for this mailbox.
-func (m *Mailbox) heardLocked(msg message) {
+func (m *Mailbox) heardLocked(msg message) error {
 	switch msg.Type {
 	case typeClaimed, typeJoined:
 		m.nameLocked(msg.Mailbox)
@@ -298,14 +305,18 @@ func (m *Mailbox) heardLocked(msg message) {
 		m.refusedLocked(msg)
 	default:
 		if m.joined {
-			m.happenedLocked(msg)
+			return m.happenedLocked(msg)
 		}
 	}
+	return nil
 }
 
-func (m *Mailbox) happenedLocked(msg message) {
+func (m *Mailbox) happenedLocked(msg message) error {
 	switch msg.Type {
 	case typePeer:
+		if msg.Present && len(m.peers) >= maxPeers && !m.peers[msg.From] {
+			return malformed("more peers in one mailbox than there can be")
+		}
 		kind := PeerGone
 		if delete(m.peers, msg.From); msg.Present {
 			kind = PeerHere
@@ -322,6 +333,7 @@ func (m *Mailbox) happenedLocked(msg message) {
 		m.answerLocked(credentialsAnswer{credentials: c})
 		m.emitLocked(Event{Kind: NewCredentials, Credentials: c})
 	}
+	return nil
 }
 
 // refusedLocked is an error of the server that concerns this mailbox.
