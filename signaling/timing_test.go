@@ -108,6 +108,7 @@ func TestTakeOverFromDeadConnection(t *testing.T) {
 		next(t, h, Joined)
 		met(t, h, g)
 
+		synctest.Wait() // the readers wait: one that is busy would miss that a cut connection was closed
 		n.cutAll()
 		began := time.Now()
 		host.Kick()
