@@ -333,19 +333,23 @@ func (c *Client) lost(err error) (up time.Duration) {
 	return up
 }
 
-// heard hands a message to its mailbox.
-func (c *Client) heard(msg message) {
+// heard hands a message to its mailbox. Its errors are breaches of the
+// protocol.
+func (c *Client) heard(msg message) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range c.boxes {
 		if msg.Ref != 0 && m.ref == msg.Ref || msg.Ref == 0 && msg.Mailbox != "" && m.name == msg.Mailbox {
-			m.heardLocked(msg)
-			return
+			return m.heardLocked(msg)
 		}
 	}
-	if msg.Type == typeClaimed { // by a Claim that was given up
-		c.link.push(message{Type: typeLeave, Mailbox: msg.Mailbox})
+	if l := c.link; l.givenUp[msg.Ref] && (msg.Type == typeClaimed || msg.Type == typeError) {
+		delete(l.givenUp, msg.Ref)
+		if msg.Type == typeClaimed {
+			l.push(message{Type: typeLeave, Mailbox: msg.Mailbox})
+		}
 	}
+	return nil
 }
 
 func (c *Client) emitState(state string, err error) {

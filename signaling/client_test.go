@@ -388,7 +388,7 @@ func scripted(t *testing.T, lines []string) string {
 }
 
 func TestEventsNotRead(t *testing.T) {
-	ts := serve(t, ServerConfig{Limits: Limits{Messages: 1e5, QueueMessages: 1000}})
+	ts := serve(t, ServerConfig{Limits: Limits{Messages: 1e5, QueueMessages: 1000, MailboxQueueMessages: 500}})
 	host, guest := start(t, ClientConfig{URL: ts.address}), start(t, ClientConfig{URL: ts.address})
 	h, g := meet(t, host, guest, "box")
 	for range eventQueue + 1 {

@@ -114,11 +114,13 @@
 //
 // These concern one message, the mailbox or ref in it, and nothing else:
 //
-//	rate            too many nameplate joins or claims from this address; see retry_after_ms
+//	rate            too many nameplate joins or claims from this address, or too
+//	                much waits for the host to read it; see retry_after_ms
 //	unknown         no such nameplate, or not for this seat; the two are not told apart
 //	taken           the nameplate has had its guest, or is claimed by somebody else
 //	occupied        another host is there
-//	full            the mailbox has 16 guests, or the server no room
+//	full            the mailbox has 16 guests, or the server no room, at all or
+//	                for more from this address
 //	limit           this connection is in as many mailboxes as it may be
 //	already_joined  this connection is in that mailbox
 //	not_joined      this connection is not, or no longer
@@ -130,6 +132,12 @@
 // Close codes without an error before them: 1012 the server restarts, 1013 the
 // client reads too slowly (more than 256 messages or 256 KiB waiting).
 //
+// Of these, 64 messages and 64 KiB may be what the other members of one mailbox
+// caused, and a quarter is not for members at all. A body that finds no room
+// is dropped, and the conversation it belongs to ends: the guest loses its seat
+// (not_joined) and may join again, the host gets peer with present false. So
+// nobody who sends too fast costs the reader its other mailboxes.
+//
 // # What is refused, what is ignored
 //
 // Both sides refuse, before looking at the contents: a frame over 65536 bytes,
@@ -139,7 +147,9 @@
 //
 // The server refuses unknown fields, and answers unknown types with
 // unknown_type, without repeating them. A client ignores unknown types, fields
-// and error codes, so that a server may be newer.
+// and error codes, so that a server may be newer. It ends the connection when
+// more than 64 counterparts are present in one mailbox, or when more than 4096
+// messages of its own wait because of the rates in welcome.
 //
 // # Versions
 //

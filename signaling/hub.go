@@ -100,7 +100,8 @@ func (s *Server) tick() {
 
 // deliver queues effects with mu held, which is what keeps the messages of one
 // sender in order. It never waits: a connection whose queue is full is taken
-// out of its mailboxes, and what that causes is delivered as well.
+// out of its mailboxes, and what that causes is delivered as well. Others in
+// its mailboxes cannot bring that about alone, see state.readable.
 func (s *Server) deliver(now time.Time, effects []effect) {
 	for len(effects) > 0 {
 		e := effects[0]
@@ -112,7 +113,7 @@ func (s *Server) deliver(now time.Time, effects []effect) {
 		if e.msg.Type == typeCredentials {
 			s.mint(&e.msg, e.seat, now)
 		}
-		if !c.queue(encode(e.msg)) {
+		if !c.queue(frame{encode(e.msg), e.waiting}) {
 			s.stats.Overflows++
 			delete(s.conns, c.id)
 			c.shutdown(websocket.CloseTryAgainLater, "too many messages waiting, read faster")
@@ -128,6 +129,7 @@ func (s *Server) enroll(c *serverConn) {
 	s.lastID++
 	c.id = s.lastID
 	s.conns[c.id] = c
+	s.state.connect(c.id, client{c.source, &c.waiting})
 	if s.draining { // between admit and here
 		c.shutdown(websocket.CloseServiceRestart, "the server restarts, come back")
 	}

@@ -27,6 +27,8 @@ type Limits struct {
 	Connections           int // at the same time; 16384
 	ConnectionsPerAddress int // likewise of one source address; 1024
 	Nameplates            int // in use or resting; 20000
+	OpaqueMailboxes       int // at the same time; 131072
+	SeatsPerAddress       int // likewise of one source address, in all mailboxes; 16384: several listeners share one, each with some hundred peers
 
 	NameplateTTL time.Duration // 10 min
 	HelloTimeout time.Duration // 10 s
@@ -36,6 +38,13 @@ type Limits struct {
 
 	QueueMessages int // waiting for one slow reader; 256, more than one client says in a burst
 	QueueBytes    int // likewise; 256 KiB
+
+	// How much of that may wait in one mailbox because of its other members.
+	// Two agents that meet say some twenty messages of a few KiB at most, our
+	// clients say no more at once than fits, and what the kernel buffers comes
+	// on top.
+	MailboxQueueMessages int // 64
+	MailboxQueueBytes    int // 64 KiB
 
 	DrainSpread time.Duration // over which Drain closes connections; 10 s
 }
@@ -61,6 +70,8 @@ func (l Limits) withDefaults() Limits {
 	def(&l.ConnectionsPerAddress, 1024)
 	def(&l.Nameplates, 20000)
 	l.Nameplates = min(l.Nameplates, 1_000_000) // of the nine million there are
+	def(&l.OpaqueMailboxes, 128<<10)
+	def(&l.SeatsPerAddress, 16<<10)
 	dur(&l.NameplateTTL, 10*time.Minute)
 	dur(&l.HelloTimeout, 10*time.Second)
 	dur(&l.PingInterval, 25*time.Second)
@@ -68,6 +79,8 @@ func (l Limits) withDefaults() Limits {
 	dur(&l.WriteTimeout, 5*time.Second)
 	def(&l.QueueMessages, 256)
 	def(&l.QueueBytes, 256<<10)
+	def(&l.MailboxQueueMessages, 64)
+	def(&l.MailboxQueueBytes, 64<<10)
 	dur(&l.DrainSpread, 10*time.Second)
 	return l
 }
@@ -107,11 +120,16 @@ type meter struct {
 // paces itself stays clear of the border.
 func (m *meter) take(now time.Time, size int, rate, byteRate, share float64) time.Duration {
 	rate, byteRate = rate*share, byteRate*share
+	return m.takeOf(now, size, rate, byteRate, 2*rate, 2*byteRate)
+}
+
+// takeOf is take with the bursts given.
+func (m *meter) takeOf(now time.Time, size int, rate, byteRate, burst, byteBurst float64) time.Duration {
 	before := m.messages
-	if wait := m.messages.take(now, 1, rate, 2*rate); wait > 0 {
+	if wait := m.messages.take(now, 1, rate, burst); wait > 0 {
 		return wait
 	}
-	wait := m.bytes.take(now, float64(size), byteRate, 2*byteRate)
+	wait := m.bytes.take(now, float64(size), byteRate, byteBurst)
 	if wait > 0 {
 		m.messages = before
 	}

@@ -15,13 +15,26 @@ import (
 // linkQueue is how many bodies may wait for the writer before Send waits.
 const linkQueue = 64
 
+// maxQueue is how many messages may wait for the writer in all. A server says
+// how fast a client may write; what it can make a client say must not grow
+// without bound. The joins of a listener are a quarter of this.
+const maxQueue = 4096
+
+var errQueue = errors.New("too much waits for the signal server, which lets us write too slowly")
+
 // writeTimeout bounds every write of a client.
 const writeTimeout = 5 * time.Second
 
-// paceShare is the part of the server's limits that a client uses: their
-// clocks are not the same, and what one client says in a burst (100 messages,
-// 256 KiB) has room in the server's queue for the other.
+// paceShare is the part of the server's limits that a client uses, as their
+// clocks are not the same.
 const paceShare = 0.5
+
+// What a client says at once in one mailbox, so that it has room in the part
+// of the server's queue that the mailbox has at the other end.
+const (
+	mailboxBurst     = 32
+	mailboxByteBurst = 48 << 10
+)
 
 // A link is one connection of a client: a queue, a writer and a reader.
 type link struct {
@@ -33,7 +46,8 @@ type link struct {
 	pong   chan string   // payload of the latest ping, to be answered by the writer
 	dead   chan struct{} // closed when the connection is over
 
-	closing atomic.Bool // the writer has ended, the reader is about to
+	closing  atomic.Bool // the writer has ended, the reader is about to
+	overfull atomic.Bool // the queue was, likewise
 
 	mu       sync.Mutex
 	queue    []queued
@@ -41,6 +55,9 @@ type link struct {
 	rate     float64
 	byteRate float64
 	pinged   time.Time // when the ping that is not yet answered was sent
+
+	// guarded by c.mu
+	givenUp map[int]bool // refs of Claims that ended before their answer
 
 	// owned by the reader
 	greeted bool
@@ -65,6 +82,7 @@ func (c *Client) serve(ctx context.Context, ws *websocket.Conn) error {
 		dead:   make(chan struct{}),
 		more:   make(chan struct{}, 1),
 		rate:   float64(defaults.Messages), byteRate: float64(defaults.Bytes),
+		givenUp: make(map[int]bool),
 	}
 	c.attach(l)
 	written := make(chan error, 1)
@@ -90,7 +108,8 @@ func whyOver(readErr, writeErr error) error {
 	return readErr
 }
 
-// push puts a message in line that must not wait: there are few of them.
+// push puts a message in line that must not wait: there are few of them, or
+// the connection ends.
 func (l *link) push(m message) { l.enqueue(queued{typ: m.Type, frame: encode(m)}) }
 
 // send puts a body in line, behind everything else, when there is room.
@@ -108,8 +127,17 @@ func (l *link) send(ctx context.Context, m message) error {
 
 func (l *link) enqueue(q queued) {
 	l.mu.Lock()
-	l.queue = append(l.queue, q)
+	full := len(l.queue) >= maxQueue
+	if !full {
+		l.queue = append(l.queue, q)
+	}
 	l.mu.Unlock()
+	if full {
+		l.overfull.Store(true)
+		l.closing.Store(true)
+		l.ws.NetConn().SetReadDeadline(time.Now()) // wakes the reader
+		return
+	}
 	select {
 	case l.more <- struct{}{}:
 	default:
@@ -164,10 +192,10 @@ func (l *link) write(ctx context.Context) error {
 	}
 }
 
-// drain writes the queue at the pace the server allows, until it is empty or
-// ctx ends.
+// drain writes the queue at the pace the server allows, until it is empty, or
+// the connection is over, or ctx ends.
 func (l *link) drain(ctx context.Context) error {
-	for ctx.Err() == nil {
+	for ctx.Err() == nil && !l.over() {
 		q, ok := l.next()
 		if !ok {
 			return nil
@@ -179,14 +207,30 @@ func (l *link) drain(ctx context.Context) error {
 	return nil
 }
 
-// writeFrame waits for its turn, no longer than ctx lasts, and writes q.
+// over reports whether the reader has ended.
+func (l *link) over() bool {
+	select {
+	case <-l.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// writeFrame waits for its turn, no longer than ctx lasts, and writes q, unless
+// the connection is over by then.
 func (l *link) writeFrame(ctx context.Context, q queued) error {
-	for {
-		wait := l.pace(len(q.frame))
-		if wait == 0 || ctx.Err() != nil {
-			break
+	for wait := l.pace(len(q.frame)); wait > 0 && ctx.Err() == nil; wait = l.pace(len(q.frame)) {
+		turn := time.NewTimer(wait)
+		select {
+		case <-turn.C:
+		case <-ctx.Done():
+		case <-l.dead: // the server said how long the wait is
 		}
-		pause(ctx, wait)
+		turn.Stop()
+		if l.over() {
+			return nil
+		}
 	}
 	l.ws.SetWriteDeadline(time.Now().Add(writeTimeout))
 	if err := l.ws.WriteMessage(websocket.TextMessage, q.frame); err != nil {
@@ -201,6 +245,14 @@ func (l *link) pace(size int) time.Duration {
 	rate, byteRate := l.rate, l.byteRate
 	l.mu.Unlock()
 	return l.meter.take(time.Now(), size, rate, byteRate, paceShare)
+}
+
+// paceBody is how long a body has to wait for those before it in its mailbox.
+func (l *link) paceBody(m *meter, size int) time.Duration {
+	l.mu.Lock()
+	rate, byteRate := paceShare*l.rate, paceShare*l.byteRate
+	l.mu.Unlock()
+	return m.takeOf(time.Now(), size, rate, byteRate, mailboxBurst, mailboxByteBurst)
 }
 
 func (l *link) control(kind int, data string) error {
@@ -242,10 +294,15 @@ func (l *link) read() error {
 	})
 	for {
 		b, err := readFrame(l.ws)
-		if err != nil {
-			return l.whyEnded(err)
+		if err == nil {
+			err = l.take(b)
+		} else {
+			err = l.whyEnded(err)
 		}
-		if err := l.take(b); err != nil {
+		if l.overfull.Load() {
+			return errQueue
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -300,7 +357,9 @@ func (l *link) take(b []byte) error {
 	case !l.greeted:
 		return l.notSignal(nil)
 	default:
-		l.c.heard(m)
+		if err := l.c.heard(m); err != nil {
+			return l.notSignal(err)
+		}
 	}
 	l.alive()
 	return nil

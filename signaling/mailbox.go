@@ -52,6 +52,10 @@ type Event struct {
 	Present     bool
 }
 
+// maxPeers is how many counterparts at once are believed: four times what a
+// server lets in unless told otherwise.
+const maxPeers = 64
+
 // eventQueue is how many events may wait in a mailbox before it is given up.
 const eventQueue = 256
 
@@ -71,6 +75,7 @@ type Mailbox struct {
 	proven  bool   // has been joined once
 	down    bool   // Lost was told
 	tries   int    // in a row that the server refused for now
+	pace    meter  // of what is sent
 	retry   *time.Timer
 	peers   map[Seat]bool
 	waiters []chan credentialsAnswer
@@ -111,7 +116,7 @@ func (m *Mailbox) Send(ctx context.Context, to Seat, body []byte) error {
 	if !within(len(body), 1, MaxBody) {
 		return fmt.Errorf("send through signaling: body of %d bytes, want 1 to %d", len(body), MaxBody)
 	}
-	l, name, err := m.ready(to)
+	l, name, err := m.turn(ctx, to, base64.StdEncoding.EncodedLen(len(body)))
 	if err != nil {
 		return fmt.Errorf("send through signaling: %w", err)
 	}
@@ -122,19 +127,34 @@ func (m *Mailbox) Send(ctx context.Context, to Seat, body []byte) error {
 	return nil
 }
 
-// ready returns the connection over which a message to a counterpart can go.
-func (m *Mailbox) ready(to Seat) (*link, string, error) {
+// turn waits until a body may be sent, and returns the connection over which
+// it can go.
+func (m *Mailbox) turn(ctx context.Context, to Seat, size int) (*link, string, error) {
+	for {
+		l, name, wait, err := m.ready(to, size)
+		if err != nil || wait == 0 {
+			return l, name, err
+		}
+		if pause(ctx, wait); ctx.Err() != nil {
+			return nil, "", context.Cause(ctx)
+		}
+	}
+}
+
+// ready returns the connection over which a body for a counterpart can go, or
+// how long to wait.
+func (m *Mailbox) ready(to Seat, size int) (l *link, name string, wait time.Duration, err error) {
 	m.c.mu.Lock()
 	defer m.c.mu.Unlock()
 	switch {
 	case m.ended:
-		return nil, "", m.err
+		return nil, "", 0, m.err
 	case !m.joined:
-		return nil, "", ErrNotJoined
+		return nil, "", 0, ErrNotJoined
 	case !m.peers[to]:
-		return nil, "", ErrAbsent
+		return nil, "", 0, ErrAbsent
 	}
-	return m.link, m.name, nil
+	return m.link, m.name, m.link.paceBody(&m.pace, size), nil
 }
 
 // Credentials asks for fresh credentials and waits for them. It fails with
@@ -201,6 +221,9 @@ func (m *Mailbox) endLocked(err error) {
 	}
 	m.ended, m.err = true, err
 	m.stopLocked(err)
+	if m.link != nil && m.ref != 0 && m.name == "" {
+		m.link.givenUp[m.ref] = true // the answer may be on its way
+	}
 	m.nameLocked(m.name)
 	m.link = nil
 	close(m.events)
@@ -271,7 +294,7 @@ func (m *Mailbox) lostLocked(err error) {
 }
 
 // heardLocked is a message of the server for this mailbox.
-func (m *Mailbox) heardLocked(msg message) {
+func (m *Mailbox) heardLocked(msg message) error {
 	switch msg.Type {
 	case typeClaimed, typeJoined:
 		m.nameLocked(msg.Mailbox)
@@ -282,14 +305,18 @@ func (m *Mailbox) heardLocked(msg message) {
 		m.refusedLocked(msg)
 	default:
 		if m.joined {
-			m.happenedLocked(msg)
+			return m.happenedLocked(msg)
 		}
 	}
+	return nil
 }
 
-func (m *Mailbox) happenedLocked(msg message) {
+func (m *Mailbox) happenedLocked(msg message) error {
 	switch msg.Type {
 	case typePeer:
+		if msg.Present && len(m.peers) >= maxPeers && !m.peers[msg.From] {
+			return malformed("more peers in one mailbox than there can be")
+		}
 		kind := PeerGone
 		if delete(m.peers, msg.From); msg.Present {
 			kind = PeerHere
@@ -306,6 +333,7 @@ func (m *Mailbox) happenedLocked(msg message) {
 		m.answerLocked(credentialsAnswer{credentials: c})
 		m.emitLocked(Event{Kind: NewCredentials, Credentials: c})
 	}
+	return nil
 }
 
 // refusedLocked is an error of the server that concerns this mailbox.

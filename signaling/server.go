@@ -64,6 +64,7 @@ type Stats struct {
 	Breaches     int64 `json:"breaches"` // connections closed for breaking the protocol
 	RateLimited  int64 `json:"rate_limited"`
 	Overflows    int64 `json:"overflows"` // connections closed for reading too slowly
+	Parted       int64 `json:"parted"`    // guests put out of a mailbox in which too much waited
 	Relayed      int64 `json:"messages"`  // bodies passed on
 	RelayedBytes int64 `json:"message_bytes"`
 	FailedJoins  int64 `json:"failed_joins"` // of nameplates
@@ -320,6 +321,7 @@ func (s *Server) Stats() Stats {
 	st.Connections = len(s.conns)
 	st.Mailboxes = len(s.state.boxes)
 	st.Nameplates = len(s.state.nameplates)
+	st.Parted = s.state.parted
 	st.Alarm = s.failures.ringing(s.cfg.Now())
 	return st
 }

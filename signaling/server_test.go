@@ -152,7 +152,7 @@ func TestCredentials(t *testing.T) {
 // TestOrder: what one member sends arrives in order, with presence in between
 // where it belongs.
 func TestOrder(t *testing.T) {
-	ts := serve(t, ServerConfig{Limits: Limits{Messages: 1e6, Bytes: 1e9, QueueMessages: 1 << 14, QueueBytes: 1 << 26}})
+	ts := serve(t, ServerConfig{Limits: Limits{Messages: 1e6, Bytes: 1e9, QueueMessages: 1 << 14, QueueBytes: 1 << 26, MailboxQueueMessages: 1 << 13, MailboxQueueBytes: 1 << 25}})
 	p := newPair(t, ts, "box")
 	const n = 2000
 	go func() {

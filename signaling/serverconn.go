@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -26,9 +25,9 @@ type serverConn struct {
 	ws     *websocket.Conn
 	source netip.Addr
 
-	out     chan []byte
-	waiting atomic.Int64 // bytes in out
-	pong    chan string  // payload of the latest ping, to be answered by the writer
+	out     chan frame
+	waiting backlog     // in out
+	pong    chan string // payload of the latest ping, to be answered by the writer
 
 	once      sync.Once
 	closing   chan struct{} // closed by shutdown
@@ -44,7 +43,7 @@ type serverConn struct {
 func (s *Server) serveConn(ws *websocket.Conn, source netip.Addr) {
 	c := &serverConn{
 		s: s, ws: ws, source: source,
-		out:     make(chan []byte, s.cfg.Limits.QueueMessages),
+		out:     make(chan frame, s.cfg.Limits.QueueMessages),
 		pong:    make(chan string, 1),
 		closing: make(chan struct{}),
 	}
@@ -95,21 +94,30 @@ func (c *serverConn) tell(b *breach) {
 	if b.code == CodeVersion {
 		m.Version = Version
 	}
-	c.queue(encode(m)) // no room: the close code must do
+	c.queue(frame{b: encode(m)}) // no room: the close code must do
 }
 
 // queue puts a frame in line, or returns false when there is no room. It does
 // not wait.
-func (c *serverConn) queue(b []byte) bool {
-	if c.waiting.Add(int64(len(b))) <= int64(c.s.cfg.Limits.QueueBytes) {
+func (c *serverConn) queue(f frame) bool {
+	f.count(c, 1)
+	if int(c.waiting.bytes.Load()) <= c.s.cfg.Limits.QueueBytes {
 		select {
-		case c.out <- b:
+		case c.out <- f:
 			return true
 		default:
 		}
 	}
-	c.waiting.Add(-int64(len(b)))
+	f.count(c, -1)
 	return false
+}
+
+// count adds f to what waits for c, or takes it away.
+func (f frame) count(c *serverConn, sign int) {
+	c.waiting.add(sign, sign*len(f.b))
+	if f.box != nil {
+		f.box.add(sign, sign*len(f.b))
+	}
 }
 
 // shutdown lets the writer send what is queued and a close frame, and then
@@ -176,7 +184,7 @@ func (c *serverConn) take(b []byte) error {
 		}
 		c.greeted = true
 		c.s.count(func(st *Stats) { st.Accepted++ })
-		c.queue(encode(c.s.welcome())) // the first in the queue
+		c.queue(frame{b: encode(c.s.welcome())}) // the first in the queue
 	case m.Type == typeHello:
 		return malformed("hello twice")
 	default:
@@ -223,8 +231,8 @@ func (c *serverConn) write() {
 	for {
 		var err error
 		select {
-		case b := <-c.out:
-			err = c.writeFrame(b, time.Now().Add(l.WriteTimeout))
+		case f := <-c.out:
+			err = c.writeFrame(f, time.Now().Add(l.WriteTimeout))
 		case data := <-c.pong:
 			err = c.ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(l.WriteTimeout))
 		case <-ping.C:
@@ -252,8 +260,8 @@ func (c *serverConn) farewell() {
 	deadline := time.Now().Add(c.s.cfg.Limits.WriteTimeout)
 	for {
 		select {
-		case b := <-c.out:
-			if c.writeFrame(b, deadline) != nil {
+		case f := <-c.out:
+			if c.writeFrame(f, deadline) != nil {
 				return
 			}
 			continue
@@ -265,10 +273,10 @@ func (c *serverConn) farewell() {
 	}
 }
 
-func (c *serverConn) writeFrame(b []byte, deadline time.Time) error {
-	c.waiting.Add(-int64(len(b)))
+func (c *serverConn) writeFrame(f frame, deadline time.Time) error {
+	f.count(c, -1)
 	c.ws.SetWriteDeadline(deadline)
-	return c.ws.WriteMessage(websocket.TextMessage, b)
+	return c.ws.WriteMessage(websocket.TextMessage, f.b)
 }
 
 // readFrame reads one message, at most MaxFrame of it. The library's own limit

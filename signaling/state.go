@@ -2,7 +2,9 @@ package signaling
 
 import (
 	"crypto/subtle"
+	"encoding/base64"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -18,12 +20,22 @@ type effect struct {
 	// seat is whose credentials a message of type credentials is to carry;
 	// the state does not know how they are made.
 	seat string
+	// waiting is where the message counts until it is written, nil when the
+	// receiver caused it itself.
+	waiting *backlog
 }
 
 // A member is who sits on a seat.
 type member struct {
-	conn connID
-	seat string // its token
+	conn    connID
+	seat    string   // its token
+	waiting *backlog // what its counterparts have sent here and it has not read
+}
+
+// A client is what the state knows of a connection.
+type client struct {
+	source  netip.Addr // what counts as one
+	waiting *backlog   // in all of its queue
 }
 
 type mailbox struct {
@@ -48,7 +60,10 @@ type state struct {
 	boxes      map[string]*mailbox // all of them
 	nameplates map[string]*mailbox // those that expire
 	joined     map[connID]map[string]Seat
-	nextExpiry time.Time // no nameplate's deadline is earlier
+	clients    map[connID]client
+	seats      map[netip.Addr]int // taken by the connections of one source
+	nextExpiry time.Time          // no nameplate's deadline is earlier
+	parted     int64              // how often too much waited
 }
 
 func newState(l Limits, pick func(n int) int) *state {
@@ -58,8 +73,13 @@ func newState(l Limits, pick func(n int) int) *state {
 		boxes:      make(map[string]*mailbox),
 		nameplates: make(map[string]*mailbox),
 		joined:     make(map[connID]map[string]Seat),
+		clients:    make(map[connID]client),
+		seats:      make(map[netip.Addr]int),
 	}
 }
+
+// connect introduces a connection, before it joins anything.
+func (s *state) connect(conn connID, c client) { s.clients[conn] = c }
 
 func refuse(to connID, m message, c Code) []effect {
 	return []effect{{to: to, msg: message{Type: typeError, Code: c, Text: sentence(c), Mailbox: m.Mailbox, Ref: m.Ref}}}
@@ -78,11 +98,20 @@ func (s *state) join(now time.Time, conn connID, m message) []effect {
 		b = &mailbox{name: m.Mailbox, members: make(map[Seat]member)}
 	}
 	number, c := b.place(m.Role, m.Seat, s.limits.Guests)
+	if _, resumes := b.members[number]; c == "" && !resumes && !s.roomFor(conn, b) {
+		c = CodeFull
+	}
 	if c != "" {
 		return refuse(conn, m, c)
 	}
-	s.boxes[b.name] = b
-	return s.enter(b, number, member{conn, m.Seat}, message{Type: typeJoined, Mailbox: b.name})
+	parted, ok := s.makeRoom(b, number)
+	if !ok {
+		effects := refuse(conn, m, CodeRate)
+		effects[0].msg.RetryAfterMS = int(time.Second / time.Millisecond)
+		return effects
+	}
+	s.boxes[b.name] = b // it may be new, or have lost its last member
+	return append(parted, s.enter(b, number, member{conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name})...)
 }
 
 // joinNameplate seats the one guest of a nameplate. Its host comes by claim.
@@ -98,7 +127,7 @@ func (s *state) joinNameplate(now time.Time, conn connID, m message) []effect {
 		return refuse(conn, m, CodeTaken)
 	}
 	const only = HostSeat + 1
-	return s.enter(b, only, member{conn, m.Seat}, message{Type: typeJoined, Mailbox: b.name})
+	return s.enter(b, only, member{conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name})
 }
 
 // claim makes conn the host of a free nameplate, or again of the one it names.
@@ -129,7 +158,7 @@ func (s *state) claim(now time.Time, conn connID, m message) []effect {
 			s.nextExpiry = b.deadline
 		}
 	}
-	return s.enter(b, HostSeat, member{conn, m.Seat}, message{Type: typeClaimed, Ref: m.Ref, Mailbox: name})
+	return s.enter(b, HostSeat, member{conn: conn, seat: m.Seat}, message{Type: typeClaimed, Ref: m.Ref, Mailbox: name})
 }
 
 func (s *state) mayJoin(conn connID, name string) (Code, bool) {
@@ -140,6 +169,14 @@ func (s *state) mayJoin(conn connID, name string) (Code, bool) {
 		return CodeLimit, false
 	}
 	return "", true
+}
+
+// roomFor reports whether conn may have one more seat, in b. Anybody can make
+// up names of mailboxes, and each costs memory.
+func (s *state) roomFor(conn connID, b *mailbox) bool {
+	opaque := len(s.boxes) - len(s.nameplates)
+	return (s.boxes[b.name] != nil || opaque < s.limits.OpaqueMailboxes) &&
+		s.seats[s.clients[conn].source] < s.limits.SeatsPerAddress
 }
 
 // freeNameplate picks a number at random, so that a mistyped one seldom hits,
@@ -189,11 +226,13 @@ func (s *state) enter(b *mailbox, number Seat, m member, answer message) []effec
 		effects = append(effects, s.vacate(b, number)...)
 		s.boxes[b.name] = b // vacate drops an empty mailbox
 	}
+	m.waiting = new(backlog)
 	b.members[number] = m
 	if s.joined[m.conn] == nil {
 		s.joined[m.conn] = make(map[string]Seat)
 	}
 	s.joined[m.conn][b.name] = number
+	s.seats[s.clients[m.conn].source]++
 
 	peers := b.peersOf(number)
 	answer.Present = len(peers) > 0
@@ -201,8 +240,8 @@ func (s *state) enter(b *mailbox, number Seat, m member, answer message) []effec
 	for _, p := range peers {
 		effects = append(effects,
 			presence(b, m.conn, p, true),
-			presence(b, b.members[p].conn, number, true),
-			b.credentialsFor(p))
+			b.tell(p, number, true),
+			b.credentialsFor(p).countedFor(b.members[p]))
 	}
 	if answer.Present {
 		effects = append(effects, b.credentialsFor(number))
@@ -220,7 +259,7 @@ func (s *state) vacate(b *mailbox, number Seat) []effect {
 	}
 	var effects []effect
 	for _, p := range b.peersOf(number) {
-		effects = append(effects, presence(b, b.members[p].conn, number, false))
+		effects = append(effects, b.tell(p, number, false))
 	}
 	return effects
 }
@@ -230,10 +269,26 @@ func (s *state) forget(conn connID, name string) {
 	if len(s.joined[conn]) == 0 {
 		delete(s.joined, conn)
 	}
+	source := s.clients[conn].source
+	if s.seats[source]--; s.seats[source] == 0 {
+		delete(s.seats, source)
+	}
 }
 
 func presence(b *mailbox, to connID, who Seat, present bool) effect {
 	return effect{to: to, msg: message{Type: typePeer, Mailbox: b.name, From: who, Present: present}}
+}
+
+// tell lets a member know that a counterpart came or left.
+func (b *mailbox) tell(to, who Seat, present bool) effect {
+	m := b.members[to]
+	return presence(b, m.conn, who, present).countedFor(m)
+}
+
+// countedFor makes an effect one that a counterpart of m caused.
+func (e effect) countedFor(m member) effect {
+	e.waiting = m.waiting
+	return e
 }
 
 func (b *mailbox) credentialsFor(number Seat) effect {
@@ -254,7 +309,8 @@ func (b *mailbox) peersOf(number Seat) []Seat {
 	return peers
 }
 
-// send passes a body to a counterpart, or tells the sender that it is gone.
+// send passes a body to a counterpart, or tells the sender that it is gone, or
+// parts the two when too much waits already.
 func (s *state) send(conn connID, m message) []effect {
 	number, in := s.joined[conn][m.Mailbox]
 	if !in {
@@ -264,9 +320,14 @@ func (s *state) send(conn connID, m message) []effect {
 	if !slices.Contains(b.peersOf(number), m.To) {
 		return []effect{presence(b, conn, m.To, false)}
 	}
+	to := b.members[m.To]
+	if !s.readable(to, base64.StdEncoding.EncodedLen(len(m.Body))) {
+		return s.part(b, max(number, m.To)) // one of them is the host, 0
+	}
 	return []effect{{
-		to:  b.members[m.To].conn,
-		msg: message{Type: typeMessage, Mailbox: b.name, From: number, Body: m.Body},
+		to:      to.conn,
+		msg:     message{Type: typeMessage, Mailbox: b.name, From: number, Body: m.Body},
+		waiting: to.waiting,
 	}}
 }
 
@@ -304,6 +365,7 @@ func (s *state) disconnect(conn connID) []effect {
 	for _, name := range slices.Sorted(maps.Keys(s.joined[conn])) {
 		effects = append(effects, s.vacate(s.boxes[name], s.joined[conn][name])...)
 	}
+	delete(s.clients, conn) // behind its last seat
 	return effects
 }
 

@@ -3,6 +3,7 @@ package signaling
 import (
 	"fmt"
 	"maps"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,7 +14,7 @@ import (
 // The rules are tested as scripts. A line beginning with ">" is what is sent,
 // everything else is done: "c1 join box host s1", "c1 claim s1 ref 7",
 // "c1 send box to 2 hello", "c1 leave box", "c1 credentials box", "c1 gone",
-// "10m passes". Names of opaque mailboxes and seats are padded to their length.
+// "c1 from 192.0.2.1", "10m passes". Names of opaque mailboxes and seats are padded to their length.
 func TestState(t *testing.T) {
 	tests := []struct {
 		name, script string
@@ -272,6 +273,40 @@ func TestState(t *testing.T) {
 			mailboxes 1001
 			4m passes
 			> c2 error expired 1001`},
+		{name: "opaque mailboxes are bounded", limits: Limits{OpaqueMailboxes: 1}, script: `
+			c1 join a host s1
+			c1 claim s1 ref 1
+			>...
+			c2 join b guest s2
+			> c2 error full b
+			c2 join a guest s2
+			c3 join a host s1
+			>...
+			c1 gone
+			c2 gone
+			c3 gone
+			>...
+			c2 join b guest s2
+			> c2 joined b`},
+		{name: "seats of one address are bounded, one that resumes is none more", limits: Limits{SeatsPerAddress: 2}, script: `
+			c1 from 192.0.2.1
+			c2 from 192.0.2.1
+			c3 from 192.0.2.3
+			c1 join a host s1
+			c1 join b host s1
+			>...
+			c2 join c host s1
+			> c2 error full c
+			c2 join a guest s2
+			> c2 error full a
+			c2 join a host s1
+			> c1 error replaced a
+			> c2 joined a
+			c3 join c host s1
+			> c3 joined c
+			c1 gone
+			c2 join a2 guest s2
+			> c2 joined a2`},
 		{name: "nameplates are bounded", limits: Limits{Nameplates: 1}, script: `
 			c1 claim s1 ref 1
 			>...
@@ -376,6 +411,9 @@ func do(t *testing.T, s *state, now time.Time, w []string) []effect {
 		return s.leave(conn, message{Mailbox: pad(w[2])})
 	case "credentials":
 		return s.credentials(conn, message{Mailbox: pad(w[2])})
+	case "from":
+		s.connect(conn, client{source: netip.MustParseAddr(w[2])})
+		return nil
 	case "gone":
 		return s.disconnect(conn)
 	}
@@ -423,7 +461,7 @@ func render(effects []effect) []string {
 // checkState holds what must be true after every step.
 func checkState(t *testing.T, s *state) {
 	t.Helper()
-	members := 0
+	members, seats := 0, make(map[netip.Addr]int)
 	for name, b := range s.boxes {
 		if name != b.name || b.nameplate != isNameplate(name) || b.nameplate != (s.nameplates[name] == b) {
 			t.Fatalf("mailbox %q is not what its name says: %+v", name, b)
@@ -436,6 +474,7 @@ func checkState(t *testing.T, s *state) {
 		}
 		for number, m := range b.members {
 			members++
+			seats[s.clients[m.conn].source]++
 			if got, in := s.joined[m.conn][name]; !in || got != number {
 				t.Fatalf("mailbox %q has c%d on seat %d, the connection knows %d %v", name, m.conn, number, got, in)
 			}
@@ -449,6 +488,9 @@ func checkState(t *testing.T, s *state) {
 	if members != 0 {
 		t.Fatalf("%d more seats in mailboxes than in connections", members)
 	}
+	if !maps.Equal(seats, s.seats) {
+		t.Fatalf("%v seats are taken, %v counted", seats, s.seats)
+	}
 }
 
 // TestStateRandomly does whatever comes, and checks the invariants.
@@ -459,6 +501,9 @@ func TestStateRandomly(t *testing.T) {
 	names := []string{pad("a"), pad("b"), "1000", "1001", "1002", ""}
 	for range 20000 {
 		conn := connID(1 + rng.IntN(6))
+		if _, here := s.clients[conn]; !here {
+			s.connect(conn, client{source: netip.AddrFrom4([4]byte{192, 0, 2, byte(conn % 2)})})
+		}
 		m := message{
 			Mailbox: names[rng.IntN(len(names))], Role: []Role{RoleHost, RoleGuest}[rng.IntN(2)],
 			Seat: pad(fmt.Sprint("s", rng.IntN(4))), Ref: 1, To: Seat(rng.IntN(3)),
@@ -494,8 +539,8 @@ func TestStateRandomly(t *testing.T) {
 		s.disconnect(conn)
 	}
 	s.expire(now.Add(time.Hour))
-	if len(s.boxes)+len(s.nameplates)+len(s.joined) != 0 {
-		t.Fatalf("left behind: %v, %v, %v", s.boxes, s.nameplates, s.joined)
+	if len(s.boxes)+len(s.nameplates)+len(s.joined)+len(s.clients)+len(s.seats) != 0 {
+		t.Fatalf("left behind: %v, %v, %v, %v, %v", s.boxes, s.nameplates, s.joined, s.clients, s.seats)
 	}
 }
 

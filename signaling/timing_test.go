@@ -108,6 +108,7 @@ func TestTakeOverFromDeadConnection(t *testing.T) {
 		next(t, h, Joined)
 		met(t, h, g)
 
+		synctest.Wait() // the readers wait: one that is busy would miss that a cut connection was closed
 		n.cutAll()
 		began := time.Now()
 		host.Kick()
@@ -294,7 +295,9 @@ func TestStuckReader(t *testing.T) {
 		next(t, h, NewCredentials)
 		began := time.Now()
 		for range 20 {
-			if err := h.Send(t.Context(), 1, make([]byte, MaxBody)); err != nil {
+			if err := h.Send(t.Context(), 1, make([]byte, MaxBody)); errors.Is(err, ErrAbsent) {
+				break
+			} else if err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -302,7 +305,7 @@ func TestStuckReader(t *testing.T) {
 		if took := time.Since(began); took > time.Second {
 			t.Errorf("gone after %v", took)
 		}
-		if st := ts.Stats(); st.Overflows != 1 {
+		if st := ts.Stats(); st.Parted != 1 {
 			t.Errorf("%+v", st)
 		}
 		time.Sleep(15 * time.Second)
