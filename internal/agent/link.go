@@ -211,7 +211,7 @@ func (l *link) loop(ctx context.Context, sessionEnd <-chan error) error {
 // wake is when something is due next.
 func (l *link) wake() time.Time {
 	at := time.Now().Add(time.Minute)
-	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.outage.due(), l.goneAt(), l.probeAt, l.earlyAt} {
+	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.relaying.takeAt, l.outage.due(), l.goneAt(), l.probeAt, l.earlyAt} {
 		if !t.IsZero() && t.Before(at) {
 			at = t
 		}
@@ -237,6 +237,9 @@ func (l *link) tick(now time.Time) {
 	if due(l.relaying.retryAt) {
 		l.relaying.retryAt = time.Time{}
 		l.allocate()
+	}
+	if due(l.relaying.takeAt) {
+		l.peerRelay(l.relaying.waiting)
 	}
 	if due(l.outage.due()) {
 		l.heal(now)

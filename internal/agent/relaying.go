@@ -21,15 +21,44 @@ type relaying struct {
 	retryAt    time.Time
 	err        error // why there is none
 	peer       netip.AddrPort
-	peers      map[netip.AddrPort]bool // relayed addresses that the peer has named
-	permitted  map[netip.Addr]bool     // on this allocation
+	peers      peerRelays
+	waiting    netip.AddrPort      // the peer's newest, when that was one too many
+	takeAt     time.Time           // and until when it waits
+	permitted  map[netip.Addr]bool // on this allocation
 }
 
 // Bounds on what a peer can make us do.
 const (
-	maxPeerRelays = 16 // relayed addresses in a link's life
-	maxPermits    = 32 // permissions of one allocation
+	maxPeerRelays  = 16               // new relayed addresses at once,
+	peerRelayEvery = 15 * time.Second // and one more in this time: heal makes no more of them
+	maxPermits     = 32               // permissions of one allocation
 )
+
+// peerRelays is the relayed addresses that the peer has named lately, newest
+// last.
+type peerRelays struct {
+	known []netip.AddrPort
+	spent time.Time // when as many as possible are possible again
+}
+
+// take counts an address. When it is a new one too many, ready is when it will
+// not be.
+func (p *peerRelays) take(addr netip.AddrPort, now time.Time) (fresh bool, ready time.Time) {
+	if slices.Contains(p.known, addr) {
+		return false, time.Time{}
+	}
+	spent := p.spent
+	if spent.Before(now) {
+		spent = now
+	}
+	if ready := spent.Add(-(maxPeerRelays - 1) * peerRelayEvery); ready.After(now) {
+		return false, ready
+	}
+	p.spent = spent.Add(peerRelayEvery)
+	p.known = append(p.known, addr)
+	p.known = slices.Clone(p.known[max(0, len(p.known)-maxPeerRelays):])
+	return true, time.Time{}
+}
 
 // allocate gets an allocation, over UDP and, a little later, over TCP and TLS:
 // whichever is there first. Nothing happens when payload may not be relayed.
@@ -233,21 +262,22 @@ func relayPeers(list []candidates.Candidate, relayAddr netip.Addr) []netip.Addr 
 	return out
 }
 
-// peerRelay takes the peer's relayed address.
+// peerRelay takes the peer's relayed address. One that comes too soon after many
+// others waits for its time, unless the peer names another one before.
 func (l *link) peerRelay(addr netip.AddrPort) {
 	_, relayed, refused := candidates.Filter([]candidates.Candidate{{Type: candidates.Relayed, Addr: addr}}, l.filterEnv())
 	for _, r := range refused {
 		l.trace.Emit(trace.Candidate{Remote: true, Type: string(r.Candidate.Type), Addr: r.Candidate.Addr, Refused: r.Why})
 	}
 	r := &l.relaying
-	if len(relayed) == 0 || l.requireDirect() || !r.peers[addr] && len(r.peers) >= maxPeerRelays {
+	if len(relayed) == 0 || l.requireDirect() {
 		return
 	}
-	if !r.peers[addr] {
-		if r.peers == nil {
-			r.peers = make(map[netip.AddrPort]bool)
-		}
-		r.peers[addr] = true
+	fresh, ready := r.peers.take(addr, time.Now())
+	if r.waiting, r.takeAt = addr, ready; !ready.IsZero() {
+		return
+	}
+	if fresh {
 		l.trace.Emit(trace.Candidate{Remote: true, Type: string(candidates.Relayed), Addr: addr})
 		l.conn.Expect(addr)
 	}
