@@ -25,6 +25,37 @@ type relaying struct {
 	waiting    netip.AddrPort      // the peer's newest, when that was one too many
 	takeAt     time.Time           // and until when it waits
 	permitted  map[netip.Addr]bool // on this allocation
+	denied     map[netip.Addr]bool // likewise, by the server
+	permit     turn                // of the announced addresses
+	pair       turn                // of relay to relay
+}
+
+// turn lets one worker of a kind run at a time for an allocation, whatever the
+// peer sends meanwhile.
+type turn struct {
+	alloc *relay.Allocation // that a worker runs for
+	again bool              // something has changed since it began
+}
+
+// begin reports whether a worker may start; else the one that runs is told that
+// it is to be done again.
+func (t *turn) begin(alloc *relay.Allocation) bool {
+	if t.alloc == alloc {
+		t.again = true
+		return false
+	}
+	*t = turn{alloc: alloc}
+	return true
+}
+
+// end reports whether it is to be done again.
+func (t *turn) end(alloc *relay.Allocation) (again bool) {
+	if t.alloc != alloc {
+		return false // of an allocation before
+	}
+	again = t.again
+	*t = turn{}
+	return again
 }
 
 // Bounds on what a peer can make us do.
@@ -182,6 +213,7 @@ func (l *link) allocated(alloc *relay.Allocation, err error) {
 		return
 	}
 	r.alloc, r.failures, r.permitted = alloc, 0, make(map[netip.Addr]bool)
+	r.denied = make(map[netip.Addr]bool)
 	l.work(func(ctx context.Context) {
 		select {
 		case <-alloc.Done():
@@ -221,7 +253,7 @@ func (l *link) dropAllocation() {
 // announces the relay when they are: earlier, its first packets would be lost.
 func (l *link) permitPeer() {
 	alloc := l.relaying.alloc
-	if alloc == nil || l.remote.generation == 0 {
+	if alloc == nil || l.remote.generation == 0 || !l.relaying.permit.begin(alloc) {
 		return
 	}
 	direct, _, _ := candidates.Filter(l.remote.list, l.filterEnv())
@@ -231,21 +263,41 @@ func (l *link) permitPeer() {
 			l.relaying.permitted[a] = true
 		}
 	}
-	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !l.relaying.permitted[a] })
+	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !l.relaying.permitted[a] || l.relaying.denied[a] })
 	l.work(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
 		defer cancel()
 		err := alloc.Permit(ctx, addrs...)
 		l.do(func() {
+			again := l.relaying.permit.end(alloc)
 			if l.relaying.alloc != alloc {
 				return
 			}
+			l.noteDenied(err)
 			if err != nil && !errors.Is(err, relay.ErrDenied) {
 				l.trace.Emit(trace.Failure{Where: "permit peer on relay", Err: err.Error()})
 			}
 			l.post.send(&message{Relay: &relayedAt{alloc.LocalAddr()}})
+			if again {
+				l.permitPeer()
+			}
 		})
 	})
+}
+
+// noteDenied remembers whom the server does not let us reach, so that it is not
+// asked again.
+func (l *link) noteDenied(err error) {
+	var refused *relay.RequestError
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range many.Unwrap() {
+			l.noteDenied(err)
+		}
+	} else if errors.Is(err, relay.ErrDenied) && errors.As(err, &refused) {
+		if a, err := netip.ParseAddr(refused.Peer); err == nil && len(l.relaying.denied) < 2*maxPermits {
+			l.relaying.denied[a] = true
+		}
+	}
 }
 
 // relayPeers picks the addresses that may send to us through the relay: the
@@ -301,18 +353,24 @@ func (l *link) tryRelays() {
 		}
 	}
 	alloc, peer := r.alloc, r.peer
-	if alloc == nil {
+	if alloc == nil || r.denied[peer.Addr().Unmap()] || !r.pair.begin(alloc) {
 		return
 	}
 	l.work(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
 		defer cancel()
-		if err := alloc.Permit(ctx, peer.Addr()); err != nil {
-			return // traced by relay
-		}
+		err := alloc.Permit(ctx, peer.Addr()) // an error is traced by relay
 		l.do(func() {
-			if l.relaying.alloc == alloc {
+			again := r.pair.end(alloc)
+			if r.alloc != alloc {
+				return
+			}
+			l.noteDenied(err)
+			if err == nil {
 				l.try(alloc, peer, path.Relayed)
+			}
+			if again && (err == nil || r.peer != peer) {
+				l.tryRelays()
 			}
 		})
 	})

@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"errors"
 	"net/netip"
+	"runtime"
 	"testing"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/path"
+	"github.com/p2pagent/p2pagent/relay"
 )
 
 // bothRelayed links two machines by relay alone and returns both ends.
@@ -125,4 +128,48 @@ func TestPeerRelays(t *testing.T) {
 	if now = now.Add(time.Hour); !taken(0) { // the oldest was forgotten
 		t.Error("not after a while")
 	}
+}
+
+// A peer that names its addresses over and over keeps two workers busy, and no
+// more.
+func TestOnePermitAtATime(t *testing.T) {
+	a, _ := bothRelayed(t)
+	onLoop(a, func() { // which none of the workers can report to meanwhile
+		before := runtime.NumGoroutine()
+		for i := range 1000 {
+			a.peerAnnounced(&announcement{Generation: 1000 + i})
+			a.peerRelay(a.relaying.peer)
+		}
+		if n := runtime.NumGoroutine() - before; n > 100 {
+			t.Errorf("%d more goroutines after 2000 messages", n)
+		}
+		if a.relaying.alloc == nil || !a.relaying.permit.again || !a.relaying.pair.again {
+			t.Error("what came last is not done any more")
+		}
+	})
+	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
+		var busy bool
+		onLoop(a, func() { busy = a.relaying.permit.alloc != nil || a.relaying.pair.alloc != nil })
+		if !busy {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the workers do not end")
+		}
+	}
+}
+
+// Whom the server does not let us reach is asked for once an allocation.
+func TestDeniedIsRemembered(t *testing.T) {
+	a, _ := bothRelayed(t)
+	denied, silent := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")
+	onLoop(a, func() {
+		a.noteDenied(errors.Join(
+			&relay.RequestError{What: "permission", Peer: denied.String(), Err: relay.ErrDenied},
+			&relay.RequestError{What: "permission", Peer: silent.String(), Err: relay.ErrNoAnswer},
+		))
+		if d := a.relaying.denied; !d[denied] || d[silent] {
+			t.Errorf("denied are %v", d)
+		}
+	})
 }
