@@ -73,6 +73,7 @@ const (
 	attemptGap      = time.Second      // between the starts of two attempts, whoever asks
 	kickGap         = 30 * time.Second // between two of our own reconnections to signaling
 	resolveTimeout  = 3 * time.Second  // of the names of servers
+	rereadPause     = 2 * time.Second  // after the known peers could not be read
 	watchInterval   = 2 * time.Second  // of the network
 	sendTimeout     = 5 * time.Second  // one message into signaling
 )

@@ -81,7 +81,8 @@ type served struct {
 	done chan struct{}
 }
 
-// serve keeps a mailbox open for each known peer, as the list changes.
+// serve keeps a mailbox open for each known peer, as the list changes. While it
+// cannot be read, what was known before stays in force.
 func (ls *Listener) serve(ctx context.Context) error {
 	changes := ls.env.cfg.Peers.Watch(ctx)
 	open := make(map[identity.Fingerprint]*served)
@@ -92,14 +93,26 @@ func (ls *Listener) serve(ctx context.Context) error {
 			<-s.done
 		}
 	}()
+	var known map[identity.Fingerprint]identity.Peer
+	var trouble string // with the list, as told
 	for {
+		var again <-chan time.Time
 		peers, err := ls.env.cfg.Peers.List()
-		if err != nil {
+		switch {
+		case err == nil:
+			trouble = ""
+			known = make(map[identity.Fingerprint]identity.Peer)
+			for _, p := range peers {
+				known[p.Fingerprint] = p
+			}
+		case known == nil:
 			return err
-		}
-		known := make(map[identity.Fingerprint]identity.Peer)
-		for _, p := range peers {
-			known[p.Fingerprint] = p
+		default:
+			if err.Error() != trouble {
+				trouble = err.Error()
+				ls.env.cfg.Trace.Emit(trace.Failure{Where: "known peers", Err: trouble})
+			}
+			again = time.After(rereadPause) // the watch may have missed that it is well again
 		}
 		for fp, s := range open {
 			if p, ok := known[fp]; !ok || p.Secret != s.peer.Secret {
@@ -119,6 +132,7 @@ func (ls *Listener) serve(ctx context.Context) error {
 		case err := <-failed:
 			return err
 		case <-changes:
+		case <-again:
 		case <-ls.env.paired: // sooner than the file's watch tells
 		}
 	}

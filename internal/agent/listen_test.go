@@ -1,0 +1,53 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/trace"
+)
+
+// A list of known peers that cannot be read for a while ends nothing; when it
+// can be read again, what has changed counts.
+func TestPeersUnreadable(t *testing.T) {
+	_, a, b, target := twoMachines(t)
+	path := filepath.Join(t.TempDir(), "peers.json")
+	store, err := identity.OpenStore(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.cfg.Peers = store
+	peer, _ := befriend(t, a, b)
+	stop := startListener(t, b)
+	c, _ := startConnector(t, a, peer, ConnectConfig{Timeout: patience})
+	addr := forwardTo(t, c, target)
+	roundTrip(t, addr, 1000)
+
+	good, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, good[:len(good)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, at := await(t, b.events, 0, func(e trace.Failure) bool { return e.Where == "known peers" })
+	roundTrip(t, addr, 1000)
+	if _, _, none := find(b.events, 0, func(e trace.SessionState) bool { return e.State == "closed" }); none == nil {
+		t.Error("the link ended")
+	}
+	if err := os.WriteFile(path, good, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := store.Forget("a"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, b.events, at, func(e trace.SessionState) bool {
+		return e.State == "closed" && strings.Contains(e.Why, ErrForgotten.Error())
+	})
+	if err := stop(); err != nil {
+		t.Errorf("listener: %v", err)
+	}
+}
