@@ -61,7 +61,6 @@ type link struct {
 	probeAt       time.Time // when the NAT's filtering is measured, if still relayed
 	outage        outage
 	announced     map[candidates.Candidate]bool // the peer's, that the trace has
-	binding       int                           // answers to -R under way
 	goneSince     time.Time                     // when signaling said that the peer is gone
 
 	// read by others

@@ -51,17 +51,15 @@ type bindTable struct {
 }
 
 const (
-	maxBinds   = 32 // ports of one link
-	maxBinding = 4  // requests of one link under way
-	askAgain   = 5 * time.Second
+	maxBinds = 32 // ports of one link
+	askAgain = 5 * time.Second
 )
 
 // bind answers a peer's request for a port. It runs on the link's loop; a
-// request that comes too early or on top of too many is asked again by the
-// peer.
+// request that comes too early is asked again by the peer.
 func (e *environment) bind(l *link, r *bindRequest) {
 	s := l.session.Load()
-	if s == nil || !validRef(r.ID) || l.binding >= maxBinding {
+	if s == nil || !validRef(r.ID) {
 		return
 	}
 	ln, fresh, err := e.listenFor(l, r.Bind)
