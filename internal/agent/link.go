@@ -61,11 +61,13 @@ type link struct {
 	probeAt       time.Time // when the NAT's filtering is measured, if still relayed
 	outage        outage
 	announced     map[candidates.Candidate]bool // the peer's, that the trace has
+	bindRefused   map[string]string             // -R that were refused, and why, as traced
 	goneSince     time.Time                     // when signaling said that the peer is gone
 
 	// read by others
 	session    atomic.Pointer[session.Session]
 	peerDirect atomic.Bool // the peer requires a direct path
+	left       atomic.Bool // signaling says that the peer is gone
 	enc        atomic.Pointer[encounter]
 	verdict    atomic.Pointer[trace.Verdict]
 }
@@ -350,6 +352,7 @@ func (l *link) judgeCandidates(list []candidates.Candidate) (use []candidates.Ca
 // attach gives the link a way through signaling again.
 func (l *link) attach(e *encounter) {
 	l.meet(e)
+	l.left.Store(false)
 	l.do(func() {
 		l.goneSince = time.Time{}
 		if l.generation > 0 && !l.outage.since.IsZero() {
@@ -373,6 +376,9 @@ func (l *link) meet(e *encounter) {
 func (l *link) detach(gone bool) {
 	l.enc.Store(nil)
 	l.post.close(viaSignaling)
+	if gone {
+		l.left.Store(true)
+	}
 	l.do(func() {
 		if gone && l.goneSince.IsZero() {
 			l.goneSince = time.Now()
