@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"crypto/rand"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/trace"
@@ -49,5 +52,26 @@ func TestPeersUnreadable(t *testing.T) {
 	})
 	if err := stop(); err != nil {
 		t.Errorf("listener: %v", err)
+	}
+}
+
+// A link too many is refused, which is not the same as no path.
+func TestTooManyLinks(t *testing.T) {
+	_, a, b, _ := twoMachines(t)
+	peer, _ := befriend(t, a, b)
+	startListener(t, b)
+	for range maxLinks {
+		o := offer{Key: make([]byte, keyBytes)}
+		rand.Read(o.Link[:])
+		if err := meetAs(t, a, peer).say(t.Context(), &message{Offer: &o}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c, err := NewConnector(a.cfg, peer, ConnectConfig{Timeout: 3 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(t.Context()); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "too many links") {
+		t.Errorf("got %v", err)
 	}
 }
