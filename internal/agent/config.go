@@ -65,8 +65,8 @@ const (
 	attemptTimeout  = 5 * time.Second        // one attempt, given up then
 	attemptGrace    = 3 * time.Second        // a selected pair becomes a proved path
 	healAfter       = time.Second            // without any live path
-	goneAfter       = 10 * time.Second
-	meetTimeout     = 4 * time.Second // the peer answers handshake message 1
+	goneAfter       = 170 * time.Second      // a reboot of the peer's router; the session's own end comes at 180 s
+	meetTimeout     = 4 * time.Second        // the peer answers handshake message 1
 	sessionTimeout  = 20 * time.Second
 	redialPause     = 50 * time.Millisecond
 	probeTimeout    = 5 * time.Second

@@ -470,7 +470,9 @@ func (l *link) heal(now time.Time) {
 	if l.session.Load() == nil && o.heals == 1 {
 		return
 	}
-	l.env.kick()
+	if l.goneSince.IsZero() { // else the server has told us something since: we reach it
+		l.env.kick()
+	}
 	l.conn.Nudge()
 	l.dropAllocation()
 	l.allocate()

@@ -338,6 +338,18 @@ func (h *host) plain(ctx context.Context, g *guest, plain []byte) {
 	}
 }
 
+// giveUpOne ends a link that seems to be of a process that is no more: without
+// signaling and silent. The connector that is refused now finds its place when it
+// asks again.
+func (h *host) giveUpOne() {
+	for _, l := range h.links {
+		if l.left.Load() && !l.post.alive.Load() {
+			l.end(errReplaced)
+			return
+		}
+	}
+}
+
 // offered goes on with a link that we still have, or begins a new one.
 func (h *host) offered(ctx context.Context, g *guest, o offer) {
 	cfg := h.ls.env.cfg
@@ -366,6 +378,7 @@ func (h *host) offered(ctx context.Context, g *guest, o offer) {
 		say(answer{Refused: "one side requires the relay and the other a direct path", Final: true})
 		return
 	case len(h.links) >= maxLinks:
+		h.giveUpOne()
 		say(answer{Refused: "too many links of one peer"})
 		return
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"crypto/rand"
 	"errors"
 	"os"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
@@ -55,11 +57,16 @@ func TestPeersUnreadable(t *testing.T) {
 	}
 }
 
-// A link too many is refused, which is not the same as no path.
+// A link too many is refused, which is not the same as no path. When the peer of
+// another one has gone, that one makes room.
 func TestTooManyLinks(t *testing.T) {
 	_, a, b, _ := twoMachines(t)
 	peer, _ := befriend(t, a, b)
-	startListener(t, b)
+	ls, err := NewListener(b.cfg, ListenConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, ls.Run)
 	for range maxLinks {
 		o := offer{Key: make([]byte, keyBytes)}
 		rand.Read(o.Link[:])
@@ -73,5 +80,43 @@ func TestTooManyLinks(t *testing.T) {
 	}
 	if err := c.Run(t.Context()); !errors.Is(err, ErrRefused) || !strings.Contains(err.Error(), "too many links") {
 		t.Errorf("got %v", err)
+	}
+
+	ls.env.live()[0].detach(true)
+	ctx, up := context.WithCancel(t.Context())
+	defer up()
+	c, err = NewConnector(a.cfg, peer, ConnectConfig{
+		Timeout: sessionTimeout / 2, // the others give up by themselves later
+		Handle:  func(context.Context, *session.Session) { up() },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(ctx); err != nil {
+		t.Errorf("with one that is gone: %v", err)
+	}
+}
+
+// A link whose peer has left signaling and is silent outlives a reboot of the
+// peer's router, but not its own session.
+func TestGoneAfter(t *testing.T) {
+	now := time.Now()
+	for _, tt := range []struct {
+		name         string
+		gone, outage time.Time
+		want         time.Time
+	}{
+		{"there", time.Time{}, now, time.Time{}},
+		{"gone, but not silent", now, time.Time{}, time.Time{}},
+		{"silent, then gone", now, now.Add(-40 * time.Second), now.Add(goneAfter)},
+		{"gone, then silent", now, now.Add(40 * time.Second), now.Add(40*time.Second + goneAfter)},
+	} {
+		l := &link{goneSince: tt.gone, outage: outage{since: tt.outage}}
+		if got := l.goneAt(); !got.Equal(tt.want) {
+			t.Errorf("%s: given up at %v, want %v", tt.name, got, tt.want)
+		}
+	}
+	if goneAfter < 2*time.Minute || goneAfter >= 3*time.Minute {
+		t.Errorf("%v is shorter than the reboot of a router, or longer than the session lives", goneAfter)
 	}
 }
