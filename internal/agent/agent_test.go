@@ -425,3 +425,32 @@ func refusing(t *testing.T) *signaling.Server {
 	})
 	return s
 }
+
+// A -R whose port is taken is asked for until it is free.
+func TestRemoteForwardAsksAgain(t *testing.T) {
+	_, a, b, _ := twoMachines(t)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	bind := taken.Addr().String()
+	_, port, _ := net.SplitHostPort(bind)
+	b.cfg.Allow = allow(t, "listen:"+port)
+	peer, _ := befriend(t, a, b)
+	startListener(t, b)
+	startConnector(t, a, peer, ConnectConfig{Timeout: patience, Remotes: []forward.Spec{{Bind: bind, Target: echo(t)}}})
+	await(t, a.events, 0, func(e trace.StreamRefused) bool { return strings.Contains(e.Why, ErrRefused.Error()) })
+	taken.Close()
+	for deadline := time.Now().Add(patience); ; time.Sleep(50 * time.Millisecond) {
+		conn, err := net.Dial("tcp", bind)
+		if err == nil {
+			conn.Close()
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal(err)
+		}
+	}
+	roundTrip(t, bind, 1000)
+}

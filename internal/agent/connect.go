@@ -33,6 +33,7 @@ type Connector struct {
 	joined   bool // the server has let us in once
 	present  bool
 	refused  error // by the server, for good
+	declined error // by the peer, for now; nil since its last word was another
 	resuming bool  // the last offer was to go on with a link
 	fails    int   // links that never came up, in a row
 }
@@ -90,7 +91,7 @@ func (c *Connector) run(ctx context.Context) error {
 		if err := c.keep(ctx); !errors.Is(err, errPairedAnew) {
 			return err
 		}
-		c.joined, c.present, c.refused, c.enc, c.meeting = false, false, nil, nil, nil
+		c.joined, c.present, c.refused, c.declined, c.enc, c.meeting = false, false, nil, nil, nil, nil
 	}
 }
 
@@ -185,6 +186,8 @@ func (c *Connector) timedOut(waited time.Duration) error {
 		return withHint(fmt.Errorf("%w: %v after %v", ErrSignaling, last, waited), "is `signal` running there, and is its port open?")
 	case !c.present:
 		return withHint(fmt.Errorf("%w: %s did not come within %v", ErrPeerAbsent, c.peer.Name, waited), "run `p2pagent listen` there")
+	case c.declined != nil:
+		return withHint(fmt.Errorf("%w, and so for %v", c.declined, waited), "`p2pagent status` there lists its links")
 	case c.env.cfg.RequireDirect || c.current != nil && c.current.requireDirect():
 		text := "none was found"
 		if c.current != nil {
@@ -345,9 +348,11 @@ func (c *Connector) answered(ctx context.Context, a *answer) error {
 		if a.Final {
 			return err
 		}
+		c.declined = err
 		c.again()
 		return nil
 	}
+	c.declined = nil
 	l.peerDirect.Store(a.Direct)
 	l.do(func() {
 		l.peerRelayOnly = a.RelayOnly

@@ -33,7 +33,8 @@
 //	selected    both a pair is selected in the attempt
 //	failed      both the attempt ended without a pair, and what was counted
 //	want        l→c  please start an attempt: something changed here
-//	bind        c→l  open a port for -R; asked again until it is answered
+//	bind        c→l  open a port for -R; asked again until it is open, or
+//	                 refused for good (final)
 //	bound       l→c  whether it was opened
 //	bye         both the link ends on purpose
 //

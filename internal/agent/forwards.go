@@ -71,8 +71,8 @@ func (c *Connector) Open(ctx context.Context, h session.Header) (forward.Opened,
 }
 
 // remotes asks the peer to open the ports of all -R and answers the streams
-// that come from them, for one session. A port that the peer refuses is
-// traced, and does not end the session.
+// that come from them, for one session. A port that the peer does
+// not open is traced, and does not end the session.
 func (c *Connector) remotes(ctx context.Context, l *link, s *session.Session, specs []forward.Spec) {
 	byID := make(map[string]forward.Spec)
 	for i, spec := range specs {
@@ -82,8 +82,11 @@ func (c *Connector) remotes(ctx context.Context, l *link, s *session.Session, sp
 	defer asking.Wait()
 	for id, spec := range byID {
 		asking.Go(func() {
-			if _, err := c.env.askBind(ctx, l, id, spec.Bind); err != nil && ctx.Err() == nil {
+			refused := func(err error) {
 				l.trace.Emit(trace.StreamRefused{Kind: session.KindReverse.String(), Target: spec.String(), Why: err.Error()})
+			}
+			if _, err := c.env.askBind(ctx, l, id, spec.Bind, refused); err != nil && ctx.Err() == nil {
+				refused(err)
 			}
 		})
 	}

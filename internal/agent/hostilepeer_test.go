@@ -86,7 +86,10 @@ func TestThousandAddresses(t *testing.T) {
 		}},
 		{"relays", 1, 0, func(addrs []netip.AddrPort, i int) []*message {
 			return []*message{{Relay: &relayedAt{addrs[0]}}}
-		}, func(time.Duration) (hit, packets int) { return maxPeerRelays, 100 * maxPeerRelays }},
+		}, func(d time.Duration) (hit, packets int) {
+			n := maxPeerRelays + int(d/peerRelayEvery)
+			return n, 100 * n
+		}},
 	} {
 		t.Run(attack.name, func(t *testing.T) {
 			v := newVictims(t, n)

@@ -61,12 +61,13 @@ type link struct {
 	probeAt       time.Time // when the NAT's filtering is measured, if still relayed
 	outage        outage
 	announced     map[candidates.Candidate]bool // the peer's, that the trace has
-	binding       int                           // answers to -R under way
+	bindRefused   map[string]string             // -R that were refused, and why, as traced
 	goneSince     time.Time                     // when signaling said that the peer is gone
 
 	// read by others
 	session    atomic.Pointer[session.Session]
 	peerDirect atomic.Bool // the peer requires a direct path
+	left       atomic.Bool // signaling says that the peer is gone
 	enc        atomic.Pointer[encounter]
 	verdict    atomic.Pointer[trace.Verdict]
 }
@@ -211,7 +212,7 @@ func (l *link) loop(ctx context.Context, sessionEnd <-chan error) error {
 // wake is when something is due next.
 func (l *link) wake() time.Time {
 	at := time.Now().Add(time.Minute)
-	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.outage.due(), l.goneAt(), l.probeAt, l.earlyAt} {
+	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.relaying.takeAt, l.outage.due(), l.goneAt(), l.probeAt, l.earlyAt} {
 		if !t.IsZero() && t.Before(at) {
 			at = t
 		}
@@ -237,6 +238,9 @@ func (l *link) tick(now time.Time) {
 	if due(l.relaying.retryAt) {
 		l.relaying.retryAt = time.Time{}
 		l.allocate()
+	}
+	if due(l.relaying.takeAt) {
+		l.peerRelay(l.relaying.waiting)
 	}
 	if due(l.outage.due()) {
 		l.heal(now)
@@ -348,6 +352,7 @@ func (l *link) judgeCandidates(list []candidates.Candidate) (use []candidates.Ca
 // attach gives the link a way through signaling again.
 func (l *link) attach(e *encounter) {
 	l.meet(e)
+	l.left.Store(false)
 	l.do(func() {
 		l.goneSince = time.Time{}
 		if l.generation > 0 && !l.outage.since.IsZero() {
@@ -371,6 +376,9 @@ func (l *link) meet(e *encounter) {
 func (l *link) detach(gone bool) {
 	l.enc.Store(nil)
 	l.post.close(viaSignaling)
+	if gone {
+		l.left.Store(true)
+	}
 	l.do(func() {
 		if gone && l.goneSince.IsZero() {
 			l.goneSince = time.Now()
@@ -462,7 +470,9 @@ func (l *link) heal(now time.Time) {
 	if l.session.Load() == nil && o.heals == 1 {
 		return
 	}
-	l.env.kick()
+	if l.goneSince.IsZero() { // else the server has told us something since: we reach it
+		l.env.kick()
+	}
 	l.conn.Nudge()
 	l.dropAllocation()
 	l.allocate()

@@ -81,7 +81,8 @@ type served struct {
 	done chan struct{}
 }
 
-// serve keeps a mailbox open for each known peer, as the list changes.
+// serve keeps a mailbox open for each known peer, as the list changes. While it
+// cannot be read, what was known before stays in force.
 func (ls *Listener) serve(ctx context.Context) error {
 	changes := ls.env.cfg.Peers.Watch(ctx)
 	open := make(map[identity.Fingerprint]*served)
@@ -92,14 +93,26 @@ func (ls *Listener) serve(ctx context.Context) error {
 			<-s.done
 		}
 	}()
+	var known map[identity.Fingerprint]identity.Peer
+	var trouble string // with the list, as told
 	for {
+		var again <-chan time.Time
 		peers, err := ls.env.cfg.Peers.List()
-		if err != nil {
+		switch {
+		case err == nil:
+			trouble = ""
+			known = make(map[identity.Fingerprint]identity.Peer)
+			for _, p := range peers {
+				known[p.Fingerprint] = p
+			}
+		case known == nil:
 			return err
-		}
-		known := make(map[identity.Fingerprint]identity.Peer)
-		for _, p := range peers {
-			known[p.Fingerprint] = p
+		default:
+			if err.Error() != trouble {
+				trouble = err.Error()
+				ls.env.cfg.Trace.Emit(trace.Failure{Where: "known peers", Err: trouble})
+			}
+			again = time.After(rereadPause) // the watch may have missed that it is well again
 		}
 		for fp, s := range open {
 			if p, ok := known[fp]; !ok || p.Secret != s.peer.Secret {
@@ -119,6 +132,7 @@ func (ls *Listener) serve(ctx context.Context) error {
 		case err := <-failed:
 			return err
 		case <-changes:
+		case <-again:
 		case <-ls.env.paired: // sooner than the file's watch tells
 		}
 	}
@@ -324,6 +338,18 @@ func (h *host) plain(ctx context.Context, g *guest, plain []byte) {
 	}
 }
 
+// giveUpOne ends a link that seems to be of a process that is no more: without
+// signaling and silent. The connector that is refused now finds its place when it
+// asks again.
+func (h *host) giveUpOne() {
+	for _, l := range h.links {
+		if l.left.Load() && !l.post.alive.Load() {
+			l.end(errReplaced)
+			return
+		}
+	}
+}
+
 // offered goes on with a link that we still have, or begins a new one.
 func (h *host) offered(ctx context.Context, g *guest, o offer) {
 	cfg := h.ls.env.cfg
@@ -352,6 +378,7 @@ func (h *host) offered(ctx context.Context, g *guest, o offer) {
 		say(answer{Refused: "one side requires the relay and the other a direct path", Final: true})
 		return
 	case len(h.links) >= maxLinks:
+		h.giveUpOne()
 		say(answer{Refused: "too many links of one peer"})
 		return
 	}

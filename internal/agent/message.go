@@ -98,6 +98,8 @@ type bindAnswer struct {
 	ID   string `json:"id"`
 	Addr string `json:"addr,omitempty"`
 	Err  string `json:"error,omitempty"`
+
+	Final bool `json:"final,omitempty"` // asking again is of no use
 }
 
 type bye struct {

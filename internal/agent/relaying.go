@@ -21,15 +21,75 @@ type relaying struct {
 	retryAt    time.Time
 	err        error // why there is none
 	peer       netip.AddrPort
-	peers      map[netip.AddrPort]bool // relayed addresses that the peer has named
-	permitted  map[netip.Addr]bool     // on this allocation
+	peers      peerRelays
+	waiting    netip.AddrPort      // the peer's newest, when that was one too many
+	takeAt     time.Time           // and until when it waits
+	permitted  map[netip.Addr]bool // on this allocation
+	denied     map[netip.Addr]bool // likewise, by the server
+	permit     turn                // of the announced addresses
+	pair       turn                // of relay to relay
+}
+
+// turn lets one worker of a kind run at a time for an allocation, whatever the
+// peer sends meanwhile.
+type turn struct {
+	alloc *relay.Allocation // that a worker runs for
+	again bool              // something has changed since it began
+}
+
+// begin reports whether a worker may start; else the one that runs is told that
+// it is to be done again.
+func (t *turn) begin(alloc *relay.Allocation) bool {
+	if t.alloc == alloc {
+		t.again = true
+		return false
+	}
+	*t = turn{alloc: alloc}
+	return true
+}
+
+// end reports whether it is to be done again.
+func (t *turn) end(alloc *relay.Allocation) (again bool) {
+	if t.alloc != alloc {
+		return false // of an allocation before
+	}
+	again = t.again
+	*t = turn{}
+	return again
 }
 
 // Bounds on what a peer can make us do.
 const (
-	maxPeerRelays = 16 // relayed addresses in a link's life
-	maxPermits    = 32 // permissions of one allocation
+	maxPeerRelays  = 16               // new relayed addresses at once,
+	peerRelayEvery = 15 * time.Second // and one more in this time: heal makes no more of them
+	maxPermits     = 32               // permissions of one allocation
 )
+
+// peerRelays is the relayed addresses that the peer has named lately, newest
+// last.
+type peerRelays struct {
+	known []netip.AddrPort
+	spent time.Time // when as many as possible are possible again
+}
+
+// take counts an address. When it is a new one too many, ready is when it will
+// not be.
+func (p *peerRelays) take(addr netip.AddrPort, now time.Time) (fresh bool, ready time.Time) {
+	if slices.Contains(p.known, addr) {
+		return false, time.Time{}
+	}
+	spent := p.spent
+	if spent.Before(now) {
+		spent = now
+	}
+	if ready := spent.Add(-(maxPeerRelays - 1) * peerRelayEvery); ready.After(now) {
+		return false, ready
+	}
+	p.spent = spent.Add(peerRelayEvery)
+	p.known = append(p.known, addr)
+	p.known = slices.Clone(p.known[max(0, len(p.known)-maxPeerRelays):])
+	return true, time.Time{}
+}
 
 // allocate gets an allocation, over UDP and, a little later, over TCP and TLS:
 // whichever is there first. Nothing happens when payload may not be relayed.
@@ -153,6 +213,7 @@ func (l *link) allocated(alloc *relay.Allocation, err error) {
 		return
 	}
 	r.alloc, r.failures, r.permitted = alloc, 0, make(map[netip.Addr]bool)
+	r.denied = make(map[netip.Addr]bool)
 	l.work(func(ctx context.Context) {
 		select {
 		case <-alloc.Done():
@@ -192,7 +253,7 @@ func (l *link) dropAllocation() {
 // announces the relay when they are: earlier, its first packets would be lost.
 func (l *link) permitPeer() {
 	alloc := l.relaying.alloc
-	if alloc == nil || l.remote.generation == 0 {
+	if alloc == nil || l.remote.generation == 0 || !l.relaying.permit.begin(alloc) {
 		return
 	}
 	direct, _, _ := candidates.Filter(l.remote.list, l.filterEnv())
@@ -202,21 +263,41 @@ func (l *link) permitPeer() {
 			l.relaying.permitted[a] = true
 		}
 	}
-	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !l.relaying.permitted[a] })
+	addrs = slices.DeleteFunc(addrs, func(a netip.Addr) bool { return !l.relaying.permitted[a] || l.relaying.denied[a] })
 	l.work(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
 		defer cancel()
 		err := alloc.Permit(ctx, addrs...)
 		l.do(func() {
+			again := l.relaying.permit.end(alloc)
 			if l.relaying.alloc != alloc {
 				return
 			}
+			l.noteDenied(err)
 			if err != nil && !errors.Is(err, relay.ErrDenied) {
 				l.trace.Emit(trace.Failure{Where: "permit peer on relay", Err: err.Error()})
 			}
 			l.post.send(&message{Relay: &relayedAt{alloc.LocalAddr()}})
+			if again {
+				l.permitPeer()
+			}
 		})
 	})
+}
+
+// noteDenied remembers whom the server does not let us reach, so that it is not
+// asked again.
+func (l *link) noteDenied(err error) {
+	var refused *relay.RequestError
+	if many, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, err := range many.Unwrap() {
+			l.noteDenied(err)
+		}
+	} else if errors.Is(err, relay.ErrDenied) && errors.As(err, &refused) {
+		if a, err := netip.ParseAddr(refused.Peer); err == nil && len(l.relaying.denied) < 2*maxPermits {
+			l.relaying.denied[a] = true
+		}
+	}
 }
 
 // relayPeers picks the addresses that may send to us through the relay: the
@@ -233,21 +314,22 @@ func relayPeers(list []candidates.Candidate, relayAddr netip.Addr) []netip.Addr 
 	return out
 }
 
-// peerRelay takes the peer's relayed address.
+// peerRelay takes the peer's relayed address. One that comes too soon after many
+// others waits for its time, unless the peer names another one before.
 func (l *link) peerRelay(addr netip.AddrPort) {
 	_, relayed, refused := candidates.Filter([]candidates.Candidate{{Type: candidates.Relayed, Addr: addr}}, l.filterEnv())
 	for _, r := range refused {
 		l.trace.Emit(trace.Candidate{Remote: true, Type: string(r.Candidate.Type), Addr: r.Candidate.Addr, Refused: r.Why})
 	}
 	r := &l.relaying
-	if len(relayed) == 0 || l.requireDirect() || !r.peers[addr] && len(r.peers) >= maxPeerRelays {
+	if len(relayed) == 0 || l.requireDirect() {
 		return
 	}
-	if !r.peers[addr] {
-		if r.peers == nil {
-			r.peers = make(map[netip.AddrPort]bool)
-		}
-		r.peers[addr] = true
+	fresh, ready := r.peers.take(addr, time.Now())
+	if r.waiting, r.takeAt = addr, ready; !ready.IsZero() {
+		return
+	}
+	if fresh {
 		l.trace.Emit(trace.Candidate{Remote: true, Type: string(candidates.Relayed), Addr: addr})
 		l.conn.Expect(addr)
 	}
@@ -271,18 +353,24 @@ func (l *link) tryRelays() {
 		}
 	}
 	alloc, peer := r.alloc, r.peer
-	if alloc == nil {
+	if alloc == nil || r.denied[peer.Addr().Unmap()] || !r.pair.begin(alloc) {
 		return
 	}
 	l.work(func(ctx context.Context) {
 		ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
 		defer cancel()
-		if err := alloc.Permit(ctx, peer.Addr()); err != nil {
-			return // traced by relay
-		}
+		err := alloc.Permit(ctx, peer.Addr()) // an error is traced by relay
 		l.do(func() {
-			if l.relaying.alloc == alloc {
+			again := r.pair.end(alloc)
+			if r.alloc != alloc {
+				return
+			}
+			l.noteDenied(err)
+			if err == nil {
 				l.try(alloc, peer, path.Relayed)
+			}
+			if again && (err == nil || r.peer != peer) {
+				l.tryRelays()
 			}
 		})
 	})

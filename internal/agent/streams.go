@@ -51,25 +51,25 @@ type bindTable struct {
 }
 
 const (
-	maxBinds   = 32 // ports of one link
-	maxBinding = 4  // requests of one link under way
-	askAgain   = 5 * time.Second
+	maxBinds = 32              // ports of one link
+	askAgain = 5 * time.Second // for a port that is not open yet
 )
 
 // bind answers a peer's request for a port. It runs on the link's loop; a
-// request that comes too early or on top of too many is asked again by the
+// request that comes too early, and one that fails for now, is made again by the
 // peer.
 func (e *environment) bind(l *link, r *bindRequest) {
 	s := l.session.Load()
-	if s == nil || !validRef(r.ID) || l.binding >= maxBinding {
+	if s == nil || !validRef(r.ID) {
 		return
 	}
 	ln, fresh, err := e.listenFor(l, r.Bind)
 	if err != nil {
-		l.trace.Emit(trace.StreamRefused{Kind: session.KindReverse.String(), Target: r.Bind, Why: err.Error()})
-		l.post.send(&message{Bound: &bindAnswer{ID: r.ID, Err: err.Error()}})
+		l.bindFailed(r.Bind, err)
+		l.post.send(&message{Bound: &bindAnswer{ID: r.ID, Err: err.Error(), Final: errors.Is(err, errNotAllowed)}})
 		return
 	}
+	delete(l.bindRefused, r.Bind)
 	l.post.send(&message{Bound: &bindAnswer{ID: r.ID, Addr: ln.Addr().String()}})
 	if !fresh {
 		return // asked again, the answer was lost
@@ -80,9 +80,31 @@ func (e *environment) bind(l *link, r *bindRequest) {
 	})
 }
 
+// bindFailed traces why a port is not opened, once for all the times that the
+// peer asks.
+func (l *link) bindFailed(bind string, err error) {
+	if l.bindRefused[bind] == err.Error() {
+		return
+	}
+	if l.bindRefused == nil || len(l.bindRefused) >= maxBinds {
+		l.bindRefused = make(map[string]string)
+	}
+	l.bindRefused[bind] = err.Error()
+	l.trace.Emit(trace.StreamRefused{Kind: session.KindReverse.String(), Target: bind, Why: err.Error()})
+}
+
+// errNotAllowed is a port that asking again does not open.
+var errNotAllowed = errors.New("not allowed")
+
+// notAllowed is an error of the allow-list, whose text is enough.
+type notAllowed struct{ error }
+
+func (notAllowed) Is(target error) bool { return target == errNotAllowed }
+
 // listenFor opens a port, or finds the one that is open for this request. A
-// port that an older link of the same peer still holds is taken over: the peer
-// has restarted, and that link only waits for its end.
+// port that an older link of the same peer still holds is taken over when that
+// one is silent or its process has left signaling: the peer has restarted, and
+// the link only waits for its end.
 func (e *environment) listenFor(l *link, bind string) (ln net.Listener, fresh bool, err error) {
 	allow := e.cfg.Allow
 	if allow == nil {
@@ -90,7 +112,7 @@ func (e *environment) listenFor(l *link, bind string) (ln net.Listener, fresh bo
 	}
 	addr, err := allow.Listenable(bind)
 	if err != nil {
-		return nil, false, err
+		return nil, false, notAllowed{err}
 	}
 	e.binds.mu.Lock()
 	defer e.binds.mu.Unlock()
@@ -101,7 +123,7 @@ func (e *environment) listenFor(l *link, bind string) (ln net.Listener, fresh bo
 		return nil, false, fmt.Errorf("%d ports are open already", maxBinds)
 	}
 	for other, open := range e.binds.open {
-		if old := open[bind]; old != nil && other != l && other.peer.Fingerprint == l.peer.Fingerprint && !other.post.alive.Load() {
+		if old := open[bind]; old != nil && other != l && other.peer.Fingerprint == l.peer.Fingerprint && other.deserted() {
 			old.Close()
 			delete(open, bind)
 		}
@@ -119,6 +141,9 @@ func (e *environment) listenFor(l *link, bind string) (ln net.Listener, fresh bo
 	return ln, true, nil
 }
 
+// deserted tells of a link whose peer's process may have ended without a word.
+func (l *link) deserted() bool { return l.left.Load() || !l.post.alive.Load() }
+
 // closeAll closes the ports of a link whose session has ended.
 func (t *bindTable) closeAll(l *link) {
 	t.mu.Lock()
@@ -134,13 +159,16 @@ func (e *environment) bound(_ *link, a *bindAnswer) {
 	e.binds.mu.Lock()
 	defer e.binds.mu.Unlock()
 	if c := e.binds.waiting[a.ID]; c != nil {
-		delete(e.binds.waiting, a.ID)
-		c <- *a
+		select {
+		case c <- *a:
+		default: // one that was not read yet
+		}
 	}
 }
 
-// askBind asks the peer to open a port, and waits for its answer.
-func (e *environment) askBind(ctx context.Context, l *link, id, bind string) (string, error) {
+// askBind asks the peer to open a port until it has, or has refused for good.
+// It tells of each new reason why it has not.
+func (e *environment) askBind(ctx context.Context, l *link, id, bind string, told func(error)) (string, error) {
 	answer := make(chan bindAnswer, 1)
 	e.binds.mu.Lock()
 	if e.binds.waiting == nil {
@@ -155,15 +183,24 @@ func (e *environment) askBind(ctx context.Context, l *link, id, bind string) (st
 	}()
 	again := time.NewTicker(askAgain)
 	defer again.Stop()
-	for {
-		l.post.send(&message{Bind: &bindRequest{ID: id, Bind: bind}})
+	ask := func() { l.post.send(&message{Bind: &bindRequest{ID: id, Bind: bind}}) }
+	ask()
+	for last := ""; ; {
 		select {
 		case a := <-answer:
-			if a.Err != "" {
-				return "", fmt.Errorf("-R %s: %w by the peer: %q", bind, ErrRefused, clip(a.Err, 300))
+			if a.Err == "" {
+				return a.Addr, nil
 			}
-			return a.Addr, nil
+			err := fmt.Errorf("-R %s: %w by the peer: %q", bind, ErrRefused, clip(a.Err, 300))
+			if a.Final {
+				return "", err
+			}
+			if a.Err != last {
+				last = a.Err
+				told(err)
+			}
 		case <-again.C:
+			ask()
 		case <-ctx.Done():
 			return "", fmt.Errorf("-R %s: %w", bind, context.Cause(ctx))
 		case <-l.ended:
