@@ -83,7 +83,12 @@ func TestRulesOfTheFastPath(t *testing.T) {
 		drops int64
 	}{
 		"expired channel": {func(a *allocated) {
-			a.clk.advance(channelLifetime + time.Second)
+			const renewed = 2 // times, so that the permission is there
+			for range renewed {
+				a.clk.advance(permissionLifetime - time.Minute)
+				wantCode(t, a.c.permit(a.p.addr()), 0)
+			}
+			a.clk.advance(channelLifetime - renewed*(permissionLifetime-time.Minute) + time.Second)
 			batchFromClient(a.s, localAddr(a.c), 0x4000, three...)
 		}, dropNoChannel, 3},
 		"expired permission": {func(a *allocated) {

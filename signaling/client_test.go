@@ -359,32 +359,10 @@ func TestNewerServer(t *testing.T) {
 	}
 	c := start(t, ClientConfig{URL: talker(t, "")}) // never meets it: fails as above
 	<-c.done
-	c = start(t, ClientConfig{URL: scripted(t, lines)})
+	c = start(t, ClientConfig{URL: saying(t, sayAll(1, lines...))})
 	m := c.Join(pad("box"), RoleGuest)
 	next(t, m, Joined)
 	next(t, m, PeerHere)
-}
-
-// scripted is a server that says lines after the first message.
-func scripted(t *testing.T, lines []string) string {
-	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		ws, err := new(websocket.Upgrader).Upgrade(w, r, nil)
-		if err != nil {
-			return
-		}
-		defer ws.Close()
-		for range 2 { // hello, join
-			if _, _, err := ws.ReadMessage(); err != nil {
-				return
-			}
-		}
-		for _, line := range lines {
-			ws.WriteMessage(websocket.TextMessage, []byte(line))
-		}
-		ws.ReadMessage()
-	}))
-	t.Cleanup(srv.Close)
-	return "ws" + strings.TrimPrefix(srv.URL, "http")
 }
 
 func TestEventsNotRead(t *testing.T) {

@@ -12,9 +12,8 @@ import (
 	"github.com/gorilla/websocket"
 )
 
-// greedy is a server that lets its client write next to nothing, and says what
-// it likes after the first join.
-func greedy(t *testing.T, say func(ws *websocket.Conn)) string {
+// saying is a server that says what it likes after the first join.
+func saying(t *testing.T, say func(ws *websocket.Conn)) string {
 	t.Helper()
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ws, err := new(websocket.Upgrader).Upgrade(w, r, nil)
@@ -27,12 +26,20 @@ func greedy(t *testing.T, say func(ws *websocket.Conn)) string {
 				return
 			}
 		}
-		sayAll(1, `{"type":"welcome","version":1,"rate":1,"byte_rate":1}`)(ws)
 		say(ws)
 		ws.ReadMessage() // until the client has had enough
 	}))
 	t.Cleanup(srv.Close)
 	return "ws" + strings.TrimPrefix(srv.URL, "http")
+}
+
+// greedy is one that lets its client write next to nothing.
+func greedy(t *testing.T, say func(ws *websocket.Conn)) string {
+	t.Helper()
+	return saying(t, func(ws *websocket.Conn) {
+		sayAll(1, `{"type":"welcome","version":1,"rate":1,"byte_rate":1}`)(ws)
+		say(ws)
+	})
 }
 
 func sayAll(n int, lines ...string) func(ws *websocket.Conn) {
