@@ -116,9 +116,9 @@ func (l *link) allocation() *relay.Allocation {
 	}
 }
 
-// Verdict tells whether the link will stay on the path it has: it is direct, or
-// what stands against that is known.
+// Verdict tells whether the link will stay without a direct path: what stands
+// against one is known.
 func (m measured) Verdict() (text, remedy string, settled bool) {
 	v := m.judged()
-	return v.Text, v.Remedy, v.Path == pathDirect || v.Remedy != ""
+	return v.Text, v.Remedy, v.Path != pathDirect && v.Remedy != ""
 }

@@ -386,6 +386,24 @@ func TestNoDirectPath(t *testing.T) {
 	}
 }
 
+// The direct path may come about at any moment of looking for it.
+func TestDirectPathComes(t *testing.T) {
+	for at := 20 * time.Millisecond; at < 400*time.Millisecond; at += 10 * time.Millisecond {
+		t.Run(at.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, relayedOnly())
+				time.AfterFunc(at, func() { n.give(Direct, both()[Direct]) })
+				plan := short()
+				plan.Compare = true
+				r, err := Run(t.Context(), n.a, alice, plan)
+				if err != nil || r.Direct == nil || r.Relayed == nil {
+					t.Errorf("direct %v, relayed %v, error %v", r.Direct, r.Relayed, err)
+				}
+			})
+		})
+	}
+}
+
 func TestForbiddenPath(t *testing.T) {
 	for _, side := range []string{"measuring", "other"} {
 		t.Run(side, func(t *testing.T) {

@@ -45,7 +45,7 @@ type Link interface {
 	RelayTraffic(ctx context.Context) (in, out uint64, word RelayWord)
 
 	// Verdict is which path the link takes and why, and what would help. settled
-	// says that another path is not to be expected soon.
+	// says that it has no direct path, and why one is not to be expected soon.
 	Verdict() (text, remedy string, settled bool)
 }
 

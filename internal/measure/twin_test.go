@@ -80,6 +80,13 @@ func (n *network) drop(kind string) {
 	delete(n.lines, kind)
 }
 
+// give has a path come about.
+func (n *network) give(kind string, l *line) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.lines[kind] = l
+}
+
 // A twin is one side of the link; it is a [Link].
 type twin struct {
 	net    *network
@@ -258,7 +265,7 @@ func (t *twin) Verdict() (text, remedy string, settled bool) {
 	if t.net.lines[Direct] == nil {
 		return "relayed: no direct path", "open a port", t.settled
 	}
-	return "direct: punched", "", true
+	return "direct: punched", "", false
 }
 
 // A twinStream is one end of a stream.

@@ -29,6 +29,7 @@ type benchFigures struct {
 // A benchReport is what `bench --json` prints.
 type benchReport struct {
 	Direct, Relayed *benchFigures
+	Missing         map[string]string
 	Rounds          []struct {
 		Path, Error     string
 		Bytes           int64
@@ -64,7 +65,7 @@ func (s *standing) bench(flags ...string) (r benchReport, code int) {
 func (r *benchReport) whole(t *testing.T, path string, f *benchFigures) {
 	t.Helper()
 	if f == nil {
-		t.Fatalf("no figures of the %s path", path)
+		t.Fatalf("no figures of the %s path: %s; %s", path, r.Missing[path], r.Verdict)
 	}
 	if f.Goodput == nil || *f.Goodput <= 0 || f.RTT50 == nil || f.RTT99 == nil || *f.RTT99 < *f.RTT50 || f.Jitter == nil ||
 		f.Loss == nil || f.MTU == nil || f.CPUPerGB == nil || *f.CPUPerGB <= 0 || f.SocketDrops == nil {
