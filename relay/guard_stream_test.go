@@ -120,6 +120,7 @@ func TestLongDatagramsToAStream(t *testing.T) {
 	}
 	q.send(relayed, "without a channel")
 	c.wantIndication(q.addr(), "without a channel")
+	waitFor(t, "the last frame to be counted", func() bool { return s.Stats().Relay.ToClientPackets >= 3 }) // after it has left
 	if n := s.count.drops[dropTooLong].Load(); n != 6 {
 		t.Errorf("%d dropped as too long, want 6", n)
 	}
