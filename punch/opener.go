@@ -23,8 +23,11 @@ func OpenerTTL(nat candidates.NAT, nats int) int {
 }
 
 // Fallback is how long to wait for the peer's "opened" when a round trip
-// through signaling takes rtt; 0 is not measured.
-func Fallback(rtt time.Duration) time.Duration { return max(defaultFallback, rtt+rtt/2) }
+// through signaling takes rtt; 0 is not measured. It leaves most of an attempt to
+// the checks, however slow signaling is.
+func Fallback(rtt time.Duration) time.Duration {
+	return min(max(defaultFallback, rtt+rtt/2), maxFallback)
+}
 
 // An opener is a Binding indication: should it arrive after all, nobody
 // answers it.

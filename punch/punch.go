@@ -18,6 +18,7 @@ import (
 const (
 	defaultTimeout  = 10 * time.Second
 	defaultFallback = 150 * time.Millisecond
+	maxFallback     = 2 * time.Second
 	defaultLinger   = 2 * time.Second
 )
 

@@ -104,6 +104,7 @@ func TestFallback(t *testing.T) {
 		0:                      150 * time.Millisecond,
 		100 * time.Millisecond: 150 * time.Millisecond,
 		400 * time.Millisecond: 600 * time.Millisecond,
+		20 * time.Second:       2 * time.Second,
 	} {
 		if got := Fallback(rtt); got != want {
 			t.Errorf("rtt %s: %s, want %s", rtt, got, want)

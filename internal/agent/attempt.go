@@ -215,7 +215,6 @@ func (l *link) runAttempt(at *attempt, m *attemptMessage) {
 	}
 	l.remote.usable = len(direct)
 	nat := l.nat()
-	rtt := l.env.client.RTT()
 	cfg := punch.Config{
 		ID: at.id, Controlling: l.role == connector, Local: at.ours, Remote: m.ICE,
 		Candidates: direct, More: at.more,
@@ -228,7 +227,7 @@ func (l *link) runAttempt(at *attempt, m *attemptMessage) {
 		PeerOpened: at.peerOpened,
 		Selected:   l.tell(func(r *attemptRef) *message { return &message{Selected: r} }, at), PeerSelected: at.peerSelected,
 		PeerFailed: at.peerFailed,
-		Fallback:   max(150*time.Millisecond, rtt*3/2),
+		Fallback:   punch.Fallback(l.env.client.RTT()),
 		Timeout:    attemptTimeout, Trigger: at.trigger, Trace: l.trace,
 	}
 	for _, s := range l.newest() {

@@ -61,12 +61,13 @@
 // A new path, one with a missing answer, one that is cold no longer, and after
 // [Conn.Nudge] every path, is probed at once and again after 20, 40, 80, 160,
 // 320 and 640 ms, until any answer comes. An answer is missing after two round
-// trips and four deviations, between 300 ms and 1 s.
+// trips and four deviations: at least 300 ms, at most 1 s or two round trips,
+// and never more than 8 s.
 //
 // A path with two missing answers in a row (three, while payload comes in) is
 // suspect: all payload goes over it and over the best other one. After 5
-// seconds, or four round trips if that is more, without an answer it is dead,
-// and payload leaves it; the time in which a cold path was not asked counts as
+// seconds, or four round trips if that is more, but at most 15 seconds, without
+// an answer it is dead, and payload leaves it; the time in which a cold path was not asked counts as
 // one second. A dead path is probed on, and used when nothing else is left. One
 // that comes back to life waits in quarantine before it is preferred again: 1
 // second, doubled with each death, at most 30.

@@ -201,6 +201,8 @@ func TestEngineSuspectsAndBuries(t *testing.T) {
 		{"payload comes in", 20 * msec, true, 1800 * msec, 5 * time.Second},
 		{"long round trip", 600 * msec, false, 3 * time.Second, 5 * time.Second},
 		{"satellite and a full queue", 2 * time.Second, false, 6500 * msec, 8 * time.Second},
+		{"a queue that nothing leaves", 8 * time.Second, false, 9100 * msec, 15 * time.Second},
+		{"and payload comes in", 8 * time.Second, true, 9300 * msec, 15 * time.Second},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			b := newBench(t)
@@ -265,6 +267,19 @@ func TestEngineLateAnswersKeepAlive(t *testing.T) {
 	b.expectLog()
 	if p := b.byID(1); p.rtt < 800*msec {
 		t.Errorf("round trip %v", p.rtt)
+	}
+}
+
+// A path that is slow and answers is left alone, however slow it is.
+func TestEngineSlowIsNotDead(t *testing.T) {
+	for _, rtt := range []time.Duration{2 * time.Second, 5 * time.Second, 7500 * msec} {
+		b := newBench(t)
+		b.rtt = rtt
+		b.try(testKey)
+		b.run(30 * time.Second)
+		b.log = nil
+		b.run(10 * time.Minute)
+		b.expectLog()
 	}
 }
 

@@ -2,10 +2,14 @@ package path
 
 import "time"
 
+// What the round trip time decides is bounded from above too: it grows without
+// end in a queue that nothing leaves any more, and a dead path looks like one.
 const (
-	minTimeout = 300 * time.Millisecond
-	maxTimeout = time.Second // also before the round trip is known
-	minDead    = 5 * time.Second
+	minTimeout   = 300 * time.Millisecond
+	usualTimeout = time.Second     // longest while the round trip is below half of it, or not known
+	maxTimeout   = 8 * time.Second // longest of all
+	minDead      = 5 * time.Second
+	maxDead      = 15 * time.Second
 
 	forgiveAfter    = 2 * time.Minute // of life, deaths before it are forgotten
 	missesToSuspect = 2
@@ -137,12 +141,13 @@ func (p *track) sample(r time.Duration) {
 	p.rtt += (r - p.rtt) / 8
 }
 
-// timeout is how long a probe is waited for before it counts as missing.
+// timeout is how long a probe is waited for before it counts as missing. It is
+// below lateAnswer: a probe that is forgotten before is never missed.
 func (p *track) timeout() time.Duration {
 	if p.rtt == 0 {
-		return maxTimeout
+		return usualTimeout
 	}
-	return min(max(2*p.rtt+4*p.rttVar, minTimeout), max(maxTimeout, 2*p.rtt))
+	return min(max(2*p.rtt+4*p.rttVar, minTimeout), max(usualTimeout, 2*p.rtt), maxTimeout)
 }
 
 // patience is how many probes may be missing in a row. Payload that comes in
@@ -157,7 +162,7 @@ func (p *track) patience(now time.Duration) int {
 }
 
 // deadAfter is how long a path may be without an answer.
-func (p *track) deadAfter() time.Duration { return max(minDead, 4*p.rtt) }
+func (p *track) deadAfter() time.Duration { return min(max(minDead, 4*p.rtt), maxDead) }
 
 // silentSince is since when the peer could have answered and did not. A path
 // that was not asked for a while was not silent meanwhile.
