@@ -99,6 +99,19 @@ func configDir() (string, error) {
 	return filepath.Join(dir, "p2pagent"), nil
 }
 
+// stateDir is where a running process leaves its mark: $XDG_STATE_HOME/p2pagent, or
+// what the system has instead; "" where there is no such place.
+func stateDir() string {
+	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
+		return filepath.Join(dir, "p2pagent")
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return ""
+	}
+	return filepath.Join(home, ".local", "state", "p2pagent")
+}
+
 func openStore() (*identity.Store, error) {
 	dir, err := configDir()
 	if err != nil {
@@ -148,6 +161,7 @@ func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
 		return nil, err
 	}
 	cfg.Name, cfg.SignalURL, cfg.RelayOnly, cfg.RequireDirect = c.name, c.signal, c.relayOnly, c.require == "direct"
+	cfg.StateDir = stateDir()
 	cfg.UDPPort, cfg.Portable, cfg.Loopback, cfg.Version = c.udpPort, c.portable, c.loopback, version()
 	if c.signal == "" {
 		return nil, usageError{fmt.Errorf("no signaling server; start one with `signal` and paste the line it prints, or give --signal URL")}

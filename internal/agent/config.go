@@ -17,6 +17,10 @@ type Config struct {
 	Key   *identity.Key   // long-term key
 	Peers *identity.Store // known peers
 
+	// StateDir is where this process leaves a mark while it runs, so that the
+	// next one can tell peers that it ended. Empty: it leaves none.
+	StateDir string
+
 	SignalURL string           // ws:// or wss://, with the access token behind #
 	STUN      []candidates.URI // instead of what the signaling server gives; nil: its
 	TURN      []candidates.URI // likewise

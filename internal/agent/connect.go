@@ -32,10 +32,12 @@ type Connector struct {
 	servers  servers
 	joined   bool // the server has let us in once
 	present  bool
-	refused  error // by the server, for good
-	declined error // by the peer, for now; nil since its last word was another
-	resuming bool  // the last offer was to go on with a link
-	fails    int   // links that never came up, in a row
+	refused  error            // by the server, for good
+	declined error            // by the peer, for now; nil since its last word was another
+	resuming bool             // the last offer was to go on with a link
+	mark     *identity.Run    // of this process; nil: none could be left
+	ended    []identity.RunID // earlier runs that the last offer named
+	fails    int              // links that never came up, in a row
 }
 
 // ConnectConfig is what one Connector does.
@@ -87,6 +89,7 @@ func (c *Connector) Change() <-chan struct{} { return c.env.change() }
 var errPairedAnew = errors.New("paired anew with the same peer")
 
 func (c *Connector) run(ctx context.Context) error {
+	defer c.unmark()
 	for {
 		if err := c.keep(ctx); !errors.Is(err, errPairedAnew) {
 			return err
@@ -305,6 +308,7 @@ func (c *Connector) propose(ctx context.Context) error {
 	o := offer{Key: make([]byte, keyBytes), RelayOnly: c.env.cfg.RelayOnly, Direct: c.env.cfg.RequireDirect}
 	rand.Read(o.Key)
 	rand.Read(o.Link[:])
+	o.Run, o.Ended = c.env.run, c.endedRuns()
 	l, err := newLink(ctx, c.env, connector, c.peer, o)
 	if err != nil {
 		return err
@@ -341,6 +345,9 @@ func (c *Connector) answered(ctx context.Context, a *answer) error {
 	l := c.current
 	if l == nil || a.Link != l.id {
 		return nil
+	}
+	if !c.resuming {
+		c.told()
 	}
 	if a.Refused != "" {
 		err := fmt.Errorf("%w by %s: %q", ErrRefused, c.peer.Name, clip(a.Refused, 200))

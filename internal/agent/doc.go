@@ -20,8 +20,10 @@
 //	{"seq":1,"offer":{...}}
 //
 //	offer       c→l  first of all: the link's id and probe key, or a request to
-//	                 go on with a link that both still have (resume)
-//	answer      l→c  whether it is a new link or the old one goes on
+//	                 go on with a link that both still have (resume); the
+//	                 connector's run, and which earlier runs are over
+//	answer      l→c  whether it is a new link or the old one goes on; the
+//	                 listener's run
 //	candidates  both host and server-reflexive candidates, and what is known of
 //	                 the NAT; a later generation replaces an earlier one
 //	relay       both a relayed address at which the sender can be reached, sent
@@ -38,7 +40,8 @@
 //	bound       l→c  whether it was opened
 //	bye         both the link ends on purpose
 //
-// Members and messages that a side does not know are ignored. A message travels
+// Members and messages that a side does not know are ignored. A peer without runs
+// is an older one: its links end by a goodbye or by time. A message travels
 // over the session while its path is alive, else by both ways, and the second
 // copy is dropped by its number: so attempts go on when the server is down, and
 // a link whose paths are all dead heals through the server.

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/signaling"
 )
@@ -17,6 +18,7 @@ import (
 // environment is what all links of one process share.
 type environment struct {
 	cfg    Config
+	run    identity.RunID // of this process
 	client *signaling.Client
 	paired chan struct{} // gets a value when this process stored a new peer
 
@@ -36,7 +38,7 @@ func newEnvironment(cfg Config) (*environment, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &environment{cfg: cfg, client: client, port: cfg.UDPPort, paired: make(chan struct{}, 1), changed: make(chan struct{})}, nil
+	return &environment{cfg: cfg, run: identity.NewRunID(), client: client, port: cfg.UDPPort, paired: make(chan struct{}, 1), changed: make(chan struct{})}, nil
 }
 
 // takePort gives the fixed port to the first link that asks.

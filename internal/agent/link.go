@@ -33,6 +33,7 @@ type link struct {
 	peer      identity.Peer
 	id        linkID
 	key       []byte
+	peerRun   identity.RunID // the listener's: the process that offered the link
 	trace     *trace.Recorder
 	post      *post
 	todo      chan func()
@@ -63,6 +64,7 @@ type link struct {
 	announced     map[candidates.Candidate]bool // the peer's, that the trace has
 	bindRefused   map[string]string             // -R that were refused, and why, as traced
 	goneSince     time.Time                     // when signaling said that the peer is gone
+	peerRunEnded  bool                          // the peer's machine says that its process is over
 
 	// read by others
 	session    atomic.Pointer[session.Session]
@@ -92,7 +94,7 @@ type outage struct {
 func newLink(ctx context.Context, env *environment, role identity.Role, peer identity.Peer, o offer) (*link, error) {
 	rec := env.cfg.Trace.ForPeer(peer.Name)
 	l := &link{
-		env: env, role: role, peer: peer, id: o.Link, key: o.Key, trace: rec, post: newPost(rec),
+		env: env, role: role, peer: peer, id: o.Link, key: o.Key, peerRun: o.Run, trace: rec, post: newPost(rec),
 		todo: make(chan func(), 256), ended: make(chan struct{}), announced: make(map[candidates.Candidate]bool),
 	}
 	l.peerDirect.Store(role == listener && o.Direct)
@@ -383,6 +385,7 @@ func (l *link) detach(gone bool) {
 		if gone && l.goneSince.IsZero() {
 			l.goneSince = time.Now()
 		}
+		l.noteRunEnded()
 	})
 }
 
@@ -434,6 +437,7 @@ func (l *link) pathChanged(c path.Change) {
 		l.probeAt = time.Now().Add(relayedFor)
 	}
 	l.noteOutage()
+	l.noteRunEnded()
 	l.reviewVerdict()
 	l.env.notify()
 }
@@ -441,6 +445,27 @@ func (l *link) pathChanged(c path.Change) {
 func (l *link) carrierFailed(c path.Change) {
 	if alloc := l.relaying.alloc; alloc != nil && path.Carrier(alloc) == c.Carrier {
 		l.allocationLost(alloc, c.Err)
+	}
+}
+
+// errRunEnded ends a link whose process at the peer did not take its leave.
+var errRunEnded = errors.New("the peer's program ended without a goodbye, as its next one says")
+
+// runEnded takes the word of a later process on the peer's machine that the one
+// which has this link is over.
+func (l *link) runEnded() {
+	l.do(func() {
+		l.peerRunEnded = true
+		l.noteRunEnded()
+	})
+}
+
+// noteRunEnded ends the link of a process that is said to be over, once it has left
+// signaling or is silent. One that is there and answers is not over, whatever another
+// machine says that was started from a copy of its files.
+func (l *link) noteRunEnded() {
+	if l.peerRunEnded && l.deserted() {
+		l.end(errRunEnded)
 	}
 }
 

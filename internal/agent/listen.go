@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/identity"
@@ -350,11 +351,20 @@ func (h *host) giveUpOne() {
 	}
 }
 
+// succeed ends the links of runs that the peer's machine knows to be over.
+func (h *host) succeed(o offer) {
+	for _, l := range h.links {
+		if !l.peerRun.IsZero() && l.peerRun != o.Run && slices.Contains(o.Ended, l.peerRun) {
+			l.runEnded()
+		}
+	}
+}
+
 // offered goes on with a link that we still have, or begins a new one.
 func (h *host) offered(ctx context.Context, g *guest, o offer) {
 	cfg := h.ls.env.cfg
 	say := func(a answer) {
-		a.Link, a.RelayOnly, a.Direct = o.Link, cfg.RelayOnly, cfg.RequireDirect
+		a.Link, a.RelayOnly, a.Direct, a.Run = o.Link, cfg.RelayOnly, cfg.RequireDirect, h.ls.env.run
 		if err := g.enc.say(ctx, &message{Answer: &a}); err != nil {
 			cfg.Trace.Emit(trace.Failure{Where: "send answer", Err: err.Error()})
 		}
@@ -373,6 +383,7 @@ func (h *host) offered(ctx context.Context, g *guest, o offer) {
 		g.link.end(errReplaced)
 		g.link = nil
 	}
+	h.succeed(o)
 	switch {
 	case cfg.RelayOnly && o.Direct, cfg.RequireDirect && o.RelayOnly:
 		say(answer{Refused: "one side requires the relay and the other a direct path", Final: true})

@@ -8,6 +8,7 @@ import (
 	"net/netip"
 
 	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/punch"
 )
@@ -41,6 +42,11 @@ type offer struct {
 	Resume    bool   `json:"resume,omitempty"`
 	RelayOnly bool   `json:"relay_only,omitempty"`
 	Direct    bool   `json:"require_direct,omitempty"`
+
+	// Run is the connector's process. Ended are earlier ones of the same machine
+	// that it knows to be over: their links are too. Absent from an older peer.
+	Run   identity.RunID   `json:"run,omitzero"`
+	Ended []identity.RunID `json:"ended_runs,omitempty"`
 }
 
 type answer struct {
@@ -50,6 +56,8 @@ type answer struct {
 	Final     bool   `json:"final,omitempty"`   // and asking again is of no use
 	RelayOnly bool   `json:"relay_only,omitempty"`
 	Direct    bool   `json:"require_direct,omitempty"`
+
+	Run identity.RunID `json:"run,omitzero"` // the listener's process; absent from an older peer
 }
 
 type announcement struct {
@@ -182,6 +190,7 @@ func decodeMessage(b []byte) (*message, error) {
 		if !m.Offer.Resume && len(m.Offer.Key) != keyBytes {
 			return bad("key of the wrong size")
 		}
+		m.Offer.Ended = m.Offer.Ended[:min(len(m.Offer.Ended), identity.MaxEndedRuns)]
 	case m.Candidates != nil:
 		m.Candidates.List = capped(m.Candidates.List)
 	case m.Relay != nil:

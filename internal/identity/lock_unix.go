@@ -18,3 +18,18 @@ func lockFile(f *os.File) error {
 		}
 	}
 }
+
+// tryLockFile takes the lock that lockFile waits for, when nobody has it.
+func tryLockFile(f *os.File) (taken bool, err error) {
+	for {
+		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		switch {
+		case err == nil:
+			return true, nil
+		case errors.Is(err, syscall.EWOULDBLOCK):
+			return false, nil
+		case !errors.Is(err, syscall.EINTR):
+			return false, err
+		}
+	}
+}
