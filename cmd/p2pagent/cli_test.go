@@ -180,6 +180,15 @@ func (c *command) stop(t *testing.T) {
 	}
 }
 
+// cutShort interrupts it before it has done what it was for.
+func (c *command) cutShort(t *testing.T) {
+	t.Helper()
+	c.interrupt()
+	if code := c.wait(t); code != exitInterrupted || !strings.HasSuffix(c.stderr.String(), "p2pagent: interrupted\n") {
+		t.Errorf("exit code %d at an interrupt:\n%s", code, &c.stderr)
+	}
+}
+
 // do runs to the end, requires success and returns what was on stdout.
 func do(t *testing.T, stdin string, args ...string) string {
 	t.Helper()
@@ -326,7 +335,7 @@ func TestCommands(t *testing.T) {
 	t.Run("relay only", func(t *testing.T) {
 		c := begin(t, "", "ping", "--loopback", "--relay-only", "bob")
 		c.stdout.await(t, "relayed path", func(line string) bool { return strings.Contains(line, "bob is relayed: ") })
-		c.stop(t)
+		c.cutShort(t)
 	})
 	listen.stop(t)
 
@@ -408,7 +417,8 @@ func echo(t *testing.T) string {
 	return ln.Addr().String()
 }
 
-// An interrupt is a clean end also for who still waits.
+// An interrupt is a clean end for a listener, whatever it waits for. A connector that
+// has not linked yet says that it was interrupted.
 func TestInterrupted(t *testing.T) {
 	deploy(t)
 	at(t, shortDir(t))
@@ -428,7 +438,7 @@ func TestInterrupted(t *testing.T) {
 	t.Run("connect with a code without a server", func(t *testing.T) {
 		c := begin(t, "", "connect", "--signal", "ws://127.0.0.1:1", "4711-robot-nebula-anchor")
 		c.stderr.await(t, "complaint", waiting("trying again"))
-		c.stop(t)
+		c.cutShort(t)
 	})
 	t.Run("server that says nothing", func(t *testing.T) {
 		ln, err := net.Listen("tcp", "127.0.0.1:0") // nobody accepts
@@ -438,7 +448,7 @@ func TestInterrupted(t *testing.T) {
 		defer ln.Close()
 		started := time.Now()
 		c := begin(t, "", "connect", "--trace", os.DevNull, "--signal", "ws://"+ln.Addr().String(), "4711-robot-nebula-anchor")
-		c.stop(t)
+		c.cutShort(t)
 		if took := time.Since(started); took > 5*time.Second {
 			t.Errorf("it took %v", took)
 		}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/p2pagent/p2pagent/candidates"
@@ -84,9 +85,19 @@ func hostname() string {
 
 // a setup is what a command works with, and what must be closed after it.
 type setup struct {
-	cfg   agent.Config
-	tell  *teller
-	close func() error
+	cfg    agent.Config
+	tell   *teller
+	linked linked
+	close  func() error
+}
+
+// linked remembers that there has been a session.
+type linked struct{ atomic.Bool }
+
+func (l *linked) Record(r trace.Record) {
+	if e, ok := r.Event.(trace.SessionState); ok && e.State == "up" {
+		l.Store(true)
+	}
 }
 
 // configDir is where the key and the peers are: $XDG_CONFIG_HOME/p2pagent, or
@@ -195,7 +206,7 @@ func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
 	if err != nil {
 		return nil, err
 	}
-	sinks := []trace.Sink{s.tell}
+	sinks := []trace.Sink{&s.linked, s.tell} // in this order: who has read of a session interrupts one that is known
 	if c.json {
 		sinks = append(sinks, &jsonLines{w: cmd.OutOrStdout()})
 	}

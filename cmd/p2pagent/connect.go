@@ -75,10 +75,13 @@ peer sleeps or reboots, go on trying. The code may also come from --code-file,
 		if err != nil {
 			return err
 		}
-		g, ctx := errgroup.WithContext(ctx)
-		g.Go(func() error { return conn.Run(ctx) })
-		g.Go(func() error { return conn.ServeLocals(ctx, open) })
-		return g.Wait()
+		g, gctx := errgroup.WithContext(ctx)
+		g.Go(func() error { return conn.Run(gctx) })
+		g.Go(func() error { return conn.ServeLocals(gctx, open) })
+		if err = clean(ctx, g.Wait()); err == nil && !s.linked.Load() {
+			return context.Cause(ctx) // interrupted before there was a link
+		}
+		return err
 	}
 	return cmd
 }

@@ -1,12 +1,12 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"strings"
 	"unicode"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/measure"
 	"github.com/p2pagent/p2pagent/internal/session"
@@ -23,6 +23,8 @@ const (
 	exitSignaling = 6 // the signaling server cannot be reached
 	exitNoPath    = 7
 	exitRefused   = 8 // by policy or quota
+
+	exitInterrupted = 130 // before it had done what it was for, as a shell says it of SIGINT
 )
 
 // usageError is a command line that cannot be meant.
@@ -36,8 +38,10 @@ func exitCode(err error) int {
 	var own interface{ ExitCode() int }
 	var refused *session.RefusedError
 	switch {
-	case err == nil, errors.Is(err, context.Canceled):
+	case err == nil:
 		return exitOK
+	case err == cli.ErrInterrupted:
+		return exitInterrupted
 	case errors.As(err, &own):
 		return own.ExitCode()
 	case errors.As(err, &usage), errors.Is(err, identity.ErrBadCode), errors.Is(err, identity.ErrUnknownPeer), errors.Is(err, identity.ErrBadName),

@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/session"
 )
@@ -20,8 +21,8 @@ func TestExitCode(t *testing.T) {
 		want int
 	}{
 		{"nothing", nil, 0},
-		{"interrupted", context.Canceled, 0},
-		{"interrupted, with a reason", fmt.Errorf("wait: %w", context.Canceled), 0},
+		{"interrupted", cli.ErrInterrupted, 130},
+		{"cancelled by nobody", context.Canceled, 1},
 		{"anything", errors.New("disk on fire"), 1},
 		{"usage", usageError{errors.New("--color pink")}, 2},
 		{"usage behind a reason", fmt.Errorf("-L: %w", usageError{errors.New("no port")}), 2},
@@ -51,10 +52,39 @@ func TestExitCode(t *testing.T) {
 	}
 }
 
-// wrapped is err as callers wrap it; cobra's errors have no type and stay.
+// wrapped is err as callers wrap it; cobra's errors have no type and stay, and nobody
+// wraps what the program itself says last.
 func wrapped(err error) error {
-	if err == nil || exitCode(err) == exitUsage && errors.Unwrap(err) == nil {
+	if err == nil || err == cli.ErrInterrupted || exitCode(err) == exitUsage && errors.Unwrap(err) == nil {
 		return err
 	}
 	return fmt.Errorf("session with bob: %w", err)
+}
+
+// What ended the program decides what the error of its command means.
+func TestEnded(t *testing.T) {
+	interrupted, end := context.WithCancelCause(t.Context())
+	end(cli.ErrInterrupted)
+	full, end := context.WithCancelCause(t.Context())
+	end(&cli.OutputError{Err: errors.New("write /dev/stdout: no space left on device")})
+	absent := fmt.Errorf("%w: bob", agent.ErrPeerAbsent)
+	for name, tt := range map[string]struct {
+		ctx  context.Context
+		err  error
+		want int
+	}{
+		"well":                            {t.Context(), nil, 0},
+		"well, interrupted at the end":    {interrupted, nil, 0},
+		"an error":                        {t.Context(), absent, 4},
+		"an error, then interrupted":      {interrupted, absent, 4},
+		"interrupted":                     {interrupted, fmt.Errorf("wait: %w", context.Canceled), 130},
+		"cancelled, and nobody did":       {t.Context(), context.Canceled, 1},
+		"nothing of it could be printed":  {full, nil, 1},
+		"interrupted by a full disk":      {full, context.Canceled, 1},
+		"a full disk and what it entails": {full, absent, 1},
+	} {
+		if got := exitCode(ended(tt.ctx, tt.err)); got != tt.want {
+			t.Errorf("%s: %d, want %d", name, got, tt.want)
+		}
+	}
 }

@@ -15,9 +15,9 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/spf13/cobra"
-
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/lab"
+	"github.com/spf13/cobra"
 )
 
 // labError is the end of a run that has no error but what it found.
@@ -123,21 +123,18 @@ func inLab(ctx context.Context, f func(context.Context, *lab.Sandbox) error) err
 		}
 		return err
 	}
-	ctx, stop := labInterrupt(ctx)
-	defer stop()
+	// A terminal interrupts both runs, and the outer one passes it on: the second
+	// interrupt is the first one again, and must not end this run on the way out.
+	signal.Notify(make(chan os.Signal, 1), cli.Interrupts()...)
 	s, err := lab.OpenSandbox()
 	if err != nil {
 		return err
 	}
 	err = f(ctx, s)
 	if err != nil && ctx.Err() != nil {
-		return errors.New("interrupted")
+		return context.Cause(ctx) // what else was said followed from that
 	}
 	return err
-}
-
-func labInterrupt(ctx context.Context) (context.Context, func()) {
-	return signal.NotifyContext(ctx, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
 }
 
 func labRunCommand() *cobra.Command {
@@ -257,9 +254,7 @@ func labUpCommand() *cobra.Command {
 					return s.Hold(ctx, t, programs.config())
 				})
 			}
-			ctx, stop := labInterrupt(cmd.Context())
-			defer stop()
-			standing, err := lab.Up(ctx, name)
+			standing, err := lab.Up(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
@@ -359,11 +354,9 @@ func labNATCommand() *cobra.Command {
 			if verbose {
 				cfg.Verbose = cmd.ErrOrStderr()
 			}
-			ctx, stop := labInterrupt(cmd.Context())
-			defer stop()
-			return lab.BeRouter(ctx, cfg, func(r lab.Router) {
+			return clean(cmd.Context(), lab.BeRouter(cmd.Context(), cfg, func(r lab.Router) {
 				fmt.Fprintf(cmd.ErrOrStderr(), "router with %s: lan %s, wan %s\n", kind, r.LAN, r.WAN)
-			})
+			}))
 		},
 	}
 	cmd.Flags().StringVar(&kind, "type", "", "NAT")

@@ -60,7 +60,7 @@ Nothing on this machine can be reached unless --allow names it:
 		if err != nil {
 			return err
 		}
-		return ls.Run(cmd.Context())
+		return clean(cmd.Context(), ls.Run(cmd.Context()))
 	}
 	return cmd
 }

@@ -12,9 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"runtime/debug"
-	"syscall"
 
 	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/spf13/cobra"
@@ -25,11 +23,9 @@ func main() {
 	// carries nothing; udpsock sets the real ones.
 	os.Setenv("QUIC_GO_DISABLE_RECEIVE_BUFFER_WARNING", "1")
 	cli.LimitProcs()
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // a second signal ends what does not end by itself
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	stop()
-	os.Exit(code)
+	ctx, end := cli.Interruptible(context.Background())
+	cli.OutliveBrokenPipes()
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, cli.Stdout(end), cli.Stderr(end)))
 }
 
 // run is the program. It returns the exit code.
@@ -39,7 +35,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := root.ExecuteContext(ctx)
+	err := ended(ctx, root.ExecuteContext(ctx))
 	if err == nil {
 		return exitOK
 	}
@@ -54,6 +50,27 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintf(stderr, "  try: p2pagent --help\n")
 	}
 	return code
+}
+
+// clean is the error of a command that lasts until it is interrupted: that is how it
+// ends well.
+func clean(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// ended is what a command's error means, with what ended the program.
+func ended(ctx context.Context, err error) error {
+	var unwritten *cli.OutputError
+	switch {
+	case errors.As(context.Cause(ctx), &unwritten):
+		return unwritten // whatever followed from it
+	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+		return cli.ErrInterrupted
+	}
+	return err
 }
 
 func rootCommand() *cobra.Command {

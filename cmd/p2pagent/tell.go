@@ -77,7 +77,7 @@ func (t *teller) keep(text string) {
 
 // isTerminal tells whether lines can be rewritten.
 func isTerminal(w io.Writer) bool {
-	f, ok := w.(*os.File)
+	f, ok := w.(interface{ Fd() uintptr })
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 

@@ -56,7 +56,10 @@ func serve(p *plan, env environment) error {
 		log.Info(line)
 	}
 	if d.signaling != nil {
-		fmt.Fprintf(env.stdout, "export P2PAGENT_SIGNAL=%s\n", d.url())
+		if _, err := fmt.Fprintf(env.stdout, "export P2PAGENT_SIGNAL=%s\n", d.url()); err != nil {
+			d.close()
+			return fmt.Errorf("print the line for the peers: %w", err)
+		}
 	}
 	return d.run(env)
 }

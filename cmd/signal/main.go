@@ -31,8 +31,15 @@ var errUsage = errors.New("usage")
 func main() {
 	cli.LimitProcs()
 	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	os.Exit(run(os.Args[1:], environment{signals: signals, getenv: os.Getenv, stdout: os.Stdout, stderr: os.Stderr}))
+	signal.Notify(signals, cli.Interrupts()...)
+	cli.OutliveBrokenPipes()
+	drain := func(error) { // nobody reads its lines any more
+		select {
+		case signals <- syscall.SIGTERM:
+		default: // it ends already
+		}
+	}
+	os.Exit(run(os.Args[1:], environment{signals: signals, getenv: os.Getenv, stdout: os.Stdout, stderr: cli.Stderr(drain)}))
 }
 
 // environment is what a run has of the process around it.

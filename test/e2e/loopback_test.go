@@ -93,9 +93,21 @@ type process struct {
 // start runs a program until the test ends, or it does.
 func start(t *testing.T, name string, env []string, stdin io.Reader, args ...string) *process {
 	t.Helper()
-	p := &process{name: name + " " + strings.Join(args, " "), stdout: newSpool(), stderr: newSpool(), ended: make(chan struct{})}
-	p.cmd = exec.Command(programs.path(t, name), args...)
-	p.cmd.Env, p.cmd.Stdin, p.cmd.Stdout, p.cmd.Stderr = env, stdin, p.stdout, p.stderr
+	cmd := exec.Command(programs.path(t, name), args...)
+	cmd.Env, cmd.Stdin = env, stdin
+	return launch(t, name+" "+strings.Join(args, " "), cmd)
+}
+
+// launch starts a command whose output is kept, where it has none yet.
+func launch(t *testing.T, name string, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{name: name, cmd: cmd, stdout: newSpool(), stderr: newSpool(), ended: make(chan struct{})}
+	if cmd.Stdout == nil {
+		cmd.Stdout = p.stdout
+	}
+	if cmd.Stderr == nil {
+		cmd.Stderr = p.stderr
+	}
 	p.cmd.WaitDelay = time.Second // for children that outlive it and hold its pipes
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
