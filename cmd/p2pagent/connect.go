@@ -61,7 +61,7 @@ peer sleeps or reboots, go on trying. The code may also come from --code-file,
 			return err
 		}
 		for _, l := range open {
-			fmt.Fprintf(cmd.ErrOrStderr(), "listening on %s for %s at the peer\n", l.Listener.Addr(), l.Spec.Target)
+			fmt.Fprintf(cmd.ErrOrStderr(), "listening on %s for %s at the peer\n", l.Listeners, l.Spec.Target)
 		}
 		peer, err := c.findPeer(ctx, cmd, s, args, as)
 		if err != nil {

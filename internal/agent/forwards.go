@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"fmt"
-	"net"
 	"sync"
 
 	"github.com/p2pagent/p2pagent/internal/forward"
@@ -14,22 +13,22 @@ import (
 // A Local is one -L whose port is open already: a port that is in use is an
 // error before anything is linked.
 type Local struct {
-	Spec     forward.Spec
-	Listener net.Listener
+	Spec      forward.Spec
+	Listeners forward.Listeners
 }
 
 // OpenLocals opens the ports of all -L, or none.
 func OpenLocals(ctx context.Context, specs []forward.Spec) ([]Local, error) {
 	var out []Local
 	for _, spec := range specs {
-		ln, err := forward.Listen(ctx, spec.Bind)
+		ls, err := forward.Listen(ctx, spec.Bind)
 		if err != nil {
 			for _, l := range out {
-				l.Listener.Close()
+				l.Listeners.Close()
 			}
 			return nil, fmt.Errorf("-L %s: %w", spec, err)
 		}
-		out = append(out, Local{spec, ln})
+		out = append(out, Local{spec, ls})
 	}
 	return out, nil
 }
@@ -41,7 +40,7 @@ func (c *Connector) ServeLocals(ctx context.Context, locals []Local) error {
 	rec := c.env.cfg.Trace.ForPeer(c.peer.Name)
 	for _, l := range locals {
 		go func() {
-			done <- forward.Serve(ctx, l.Listener, session.Header{Kind: session.KindDial, Target: l.Spec.Target}, c.Open, rec)
+			done <- l.Listeners.Serve(ctx, session.Header{Kind: session.KindDial, Target: l.Spec.Target}, c.Open, rec)
 		}()
 	}
 	var first error

@@ -261,7 +261,7 @@ func forwardTo(t *testing.T, c *Connector, target string) string {
 		t.Fatal(err)
 	}
 	start(t, func(ctx context.Context) error { return c.ServeLocals(ctx, locals) })
-	return locals[0].Listener.Addr().String()
+	return locals[0].Listeners.Addr().String()
 }
 
 // roundTrip sends n random bytes through addr and compares what comes back.

@@ -46,7 +46,7 @@ func (e *environment) serveSession(ctx context.Context, l *link, s *session.Sess
 // other side the requests that wait for an answer.
 type bindTable struct {
 	mu      sync.Mutex
-	open    map[*link]map[string]net.Listener // by the address that was asked for
+	open    map[*link]map[string]forward.Listeners // by the address that was asked for
 	waiting map[string]chan bindAnswer
 }
 
@@ -63,20 +63,20 @@ func (e *environment) bind(l *link, r *bindRequest) {
 	if s == nil || !validRef(r.ID) {
 		return
 	}
-	ln, fresh, err := e.listenFor(l, r.Bind)
+	ls, fresh, err := e.listenFor(l, r.Bind)
 	if err != nil {
 		l.bindFailed(r.Bind, err)
 		l.post.send(&message{Bound: &bindAnswer{ID: r.ID, Err: err.Error(), Final: errors.Is(err, errNotAllowed)}})
 		return
 	}
 	delete(l.bindRefused, r.Bind)
-	l.post.send(&message{Bound: &bindAnswer{ID: r.ID, Addr: ln.Addr().String()}})
+	l.post.send(&message{Bound: &bindAnswer{ID: r.ID, Addr: ls.Addr().String()}})
 	if !fresh {
 		return // asked again, the answer was lost
 	}
 	l.work(func(ctx context.Context) {
 		open := func(ctx context.Context, h session.Header) (forward.Opened, error) { return s.Open(ctx, h) }
-		forward.Serve(ctx, ln, session.Header{Kind: session.KindReverse, Target: r.ID}, open, l.trace)
+		ls.Serve(ctx, session.Header{Kind: session.KindReverse, Target: r.ID}, open, l.trace)
 	})
 }
 
@@ -105,40 +105,45 @@ func (notAllowed) Is(target error) bool { return target == errNotAllowed }
 // port that an older link of the same peer still holds is taken over when that
 // one is silent or its process has left signaling: the peer has restarted, and
 // the link only waits for its end.
-func (e *environment) listenFor(l *link, bind string) (ln net.Listener, fresh bool, err error) {
+func (e *environment) listenFor(l *link, bind string) (ls forward.Listeners, fresh bool, err error) {
 	allow := e.cfg.Allow
 	if allow == nil {
 		allow = new(forward.AllowList)
 	}
-	addr, err := allow.Listenable(bind)
+	addrs, err := allow.Listenable(bind)
 	if err != nil {
 		return nil, false, notAllowed{err}
 	}
 	e.binds.mu.Lock()
 	defer e.binds.mu.Unlock()
-	if ln := e.binds.open[l][bind]; ln != nil {
-		return ln, false, nil
+	if ls := e.binds.open[l][bind]; ls != nil {
+		return ls, false, nil
 	}
 	if len(e.binds.open[l]) >= maxBinds {
 		return nil, false, fmt.Errorf("%d ports are open already", maxBinds)
 	}
 	for other, open := range e.binds.open {
-		if old := open[bind]; old != nil && other != l && other.peer.Fingerprint == l.peer.Fingerprint && other.deserted() {
-			old.Close()
-			delete(open, bind)
+		if other == l || other.peer.Fingerprint != l.peer.Fingerprint || !other.deserted() {
+			continue
+		}
+		for asked, old := range open {
+			if old.Clash(addrs) {
+				old.Close()
+				delete(open, asked)
+			}
 		}
 	}
-	if ln, err = forward.Listen(l.ctx, addr.String()); err != nil {
+	if ls, err = forward.ListenOn(l.ctx, addrs); err != nil {
 		return nil, false, err
 	}
 	if e.binds.open == nil {
-		e.binds.open = make(map[*link]map[string]net.Listener)
+		e.binds.open = make(map[*link]map[string]forward.Listeners)
 	}
 	if e.binds.open[l] == nil {
-		e.binds.open[l] = make(map[string]net.Listener)
+		e.binds.open[l] = make(map[string]forward.Listeners)
 	}
-	e.binds.open[l][bind] = ln
-	return ln, true, nil
+	e.binds.open[l][bind] = ls
+	return ls, true, nil
 }
 
 // deserted tells of a link whose peer's process may have ended without a word.
@@ -148,8 +153,8 @@ func (l *link) deserted() bool { return l.left.Load() || !l.post.alive.Load() }
 func (t *bindTable) closeAll(l *link) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for _, ln := range t.open[l] {
-		ln.Close()
+	for _, ls := range t.open[l] {
+		ls.Close()
 	}
 	delete(t.open, l)
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -33,7 +34,7 @@ type dialRule struct {
 }
 
 type listenRule struct {
-	addr     netip.Addr // zero: loopback only
+	addr     netip.Addr // zero: every loopback address
 	any      bool       // every address
 	low, top uint16
 }
@@ -60,7 +61,7 @@ const listenWord = "listen:"
 //	HOST:LOW-HIGH       a range of ports
 //	HOST:*              every port of a host
 //	PREFIX:PORT         every address of a CIDR prefix, for example 10.1.0.0/24:22
-//	listen:PORT         the peer may open this port here, on loopback (-R)
+//	listen:PORT         the peer may open this port here, on both loopbacks (-R)
 //	listen:HOST:PORT    on this address; * for every address
 //
 // Names are resolved with r within ctx; one that does not resolve is an error.
@@ -154,9 +155,11 @@ func (l *AllowList) addListen(s string) error {
 	if cut := strings.LastIndexByte(s, ':'); cut >= 0 {
 		host := strings.TrimSuffix(strings.TrimPrefix(s[:cut], "["), "]")
 		port = s[cut+1:]
-		if host == "*" {
+		switch {
+		case host == "*":
 			rule.any = true
-		} else {
+		case strings.EqualFold(host, "localhost"): // as without a host
+		default:
 			addr, err := netip.ParseAddr(host)
 			if err != nil {
 				return fmt.Errorf("%q is not an address to listen on; write listen:PORT, listen:ADDRESS:PORT or listen:*:PORT", host)
@@ -213,38 +216,42 @@ func (l *AllowList) Dialable(target string) ([]netip.AddrPort, error) {
 	return out, nil
 }
 
-// Listenable returns the address to listen on for a peer's -R bind HOST:PORT,
-// or an error for the peer.
-func (l *AllowList) Listenable(bind string) (netip.AddrPort, error) {
-	host, portText, err := net.SplitHostPort(bind)
+// Listenable returns the addresses to listen on for a peer's -R bind HOST:PORT,
+// those of its addresses that the list has, or an error for the peer.
+func (l *AllowList) Listenable(bind string) ([]netip.AddrPort, error) {
+	wanted, err := bindAddrs(bind)
 	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("address to listen on %q is not HOST:PORT", bind)
+		return nil, err
 	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil {
-		return netip.AddrPort{}, fmt.Errorf("address to listen on %q has no valid port", bind)
+	var out []netip.AddrPort
+	for _, want := range wanted {
+		want = netip.AddrPortFrom(want.Addr().WithZone(""), want.Port())
+		if slices.ContainsFunc(l.listen, func(r listenRule) bool { return r.allows(want) }) {
+			out = append(out, want)
+		}
 	}
-	var want netip.Addr
+	if len(out) == 0 {
+		return nil, fmt.Errorf("listening on %s is not on this side's --allow list; it needs --allow listen:%s", bind, listenEntry(bind))
+	}
+	return out, nil
+}
+
+func (r listenRule) allows(a netip.AddrPort) bool {
+	return a.Port() >= r.low && a.Port() <= r.top &&
+		(r.any || r.addr == a.Addr() || !r.addr.IsValid() && a.Addr().IsLoopback())
+}
+
+// listenEntry is what stands behind "listen:" in an entry for a bind that
+// bindAddrs takes.
+func listenEntry(bind string) string {
+	host, port, _ := net.SplitHostPort(bind)
 	switch {
-	case host == "":
-		want = netip.IPv4Unspecified()
 	case strings.EqualFold(host, "localhost"):
-		want = netip.AddrFrom4([4]byte{127, 0, 0, 1})
-	default:
-		if want, err = netip.ParseAddr(host); err != nil {
-			return netip.AddrPort{}, fmt.Errorf("address to listen on %q: give an address, not a name", bind)
-		}
-		want = want.Unmap().WithZone("")
+		return port
+	case host == "":
+		return "*:" + port
 	}
-	for _, rule := range l.listen {
-		if uint16(port) < rule.low || uint16(port) > rule.top {
-			continue
-		}
-		if rule.any || rule.addr == want || (!rule.addr.IsValid() && want.IsLoopback()) {
-			return netip.AddrPortFrom(want, uint16(port)), nil
-		}
-	}
-	return netip.AddrPort{}, fmt.Errorf("listening on %s is not on this side's --allow list; it needs --allow listen:%s", bind, bind)
+	return bind
 }
 
 func containsAddr(prefixes []netip.Prefix, a netip.Addr) bool {

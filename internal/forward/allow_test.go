@@ -65,12 +65,8 @@ func TestDialable(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, err := list.Dialable(tt.target)
-			var text []string
-			for _, a := range got {
-				text = append(text, a.String())
-			}
-			if strings.Join(text, " ") != tt.want || (err == nil) != (tt.want != "") {
-				t.Errorf("got %v %v, want %q", text, err, tt.want)
+			if spaced(got) != tt.want || (err == nil) != (tt.want != "") {
+				t.Errorf("got %v %v, want %q", got, err, tt.want)
 			}
 		})
 	}
@@ -94,16 +90,24 @@ func TestListenable(t *testing.T) {
 	for _, tt := range []struct{ name, allow, bind, want string }{
 		{"nothing by default", "", "127.0.0.1:8080", ""},
 		{"a dial entry is no listen entry", "127.0.0.1:8080", "127.0.0.1:8080", ""},
-		{"loopback", "listen:8080", "127.0.0.1:8080", "127.0.0.1:8080"},
-		{"loopback by name", "listen:8080", "localhost:8080", "127.0.0.1:8080"},
+		{"both loopbacks", "listen:8080", "localhost:8080", "127.0.0.1:8080 [::1]:8080"},
+		{"one loopback", "listen:8080", "127.0.0.1:8080", "127.0.0.1:8080"},
+		{"the other one", "listen:8080", "[::1]:8080", "[::1]:8080"},
+		{"loopback written out", "listen:localhost:8080", "localhost:8080", "127.0.0.1:8080 [::1]:8080"},
+		{"both asked for, one allowed", "listen:127.0.0.1:8080", "localhost:8080", "127.0.0.1:8080"},
 		{"loopback rule is for loopback", "listen:8080", "0.0.0.0:8080", ""},
 		{"every address is asked for as empty", "listen:8080", ":8080", ""},
-		{"every address", "listen:*:8080", ":8080", "0.0.0.0:8080"},
+		{"every address", "listen:*:8080", ":8080", "0.0.0.0:8080 [::]:8080"},
+		{"every address of IPv4", "listen:*:8080", "0.0.0.0:8080", "0.0.0.0:8080"},
+		{"every address asked for, those of IPv4 allowed", "listen:0.0.0.0:8080", ":8080", "0.0.0.0:8080"},
 		{"one address", "listen:10.0.0.1:8080", "10.0.0.1:8080", "10.0.0.1:8080"},
+		{"the same in another spelling", "listen:10.0.0.1:8080", "[::ffff:10.0.0.1]:8080", "10.0.0.1:8080"},
 		{"other address", "listen:10.0.0.1:8080", "10.0.0.2:8080", ""},
 		{"range", "listen:8000-8100", "127.0.0.1:8050", "127.0.0.1:8050"},
 		{"other port", "listen:8000-8100", "127.0.0.1:8101", ""},
 		{"a name", "listen:*:8080", "web:8080", ""},
+		{"no port", "listen:*:8080", "localhost", ""},
+		{"no port that can be", "listen:*:8080", "localhost:99999", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			list, err := ParseAllow(t.Context(), hosts, strings.Fields(tt.allow))
@@ -111,11 +115,39 @@ func TestListenable(t *testing.T) {
 				t.Fatal(err)
 			}
 			got, err := list.Listenable(tt.bind)
-			if (err == nil) != (tt.want != "") || err == nil && got.String() != tt.want {
+			if (err == nil) != (tt.want != "") || spaced(got) != tt.want {
 				t.Errorf("got %v %v, want %q", got, err, tt.want)
 			}
 		})
 	}
+}
+
+// The entry that a refusal names is one, and opens what was refused.
+func TestListenableSaysWhatItNeeds(t *testing.T) {
+	for _, bind := range []string{"localhost:8080", ":8080", "10.0.0.1:8080", "[::1]:8080", "0.0.0.0:8080"} {
+		_, err := new(AllowList).Listenable(bind)
+		if err == nil {
+			t.Errorf("%s is allowed by nothing", bind)
+			continue
+		}
+		_, entry, _ := strings.Cut(err.Error(), "needs --allow ")
+		list, err := ParseAllow(t.Context(), hosts, []string{entry})
+		if err != nil {
+			t.Errorf("%s: %v", bind, err)
+			continue
+		}
+		if got, err := list.Listenable(bind); err != nil {
+			t.Errorf("%s with --allow %s: %v %v", bind, entry, got, err)
+		}
+	}
+}
+
+func spaced[T fmt.Stringer](list []T) string {
+	var texts []string
+	for _, v := range list {
+		texts = append(texts, v.String())
+	}
+	return strings.Join(texts, " ")
 }
 
 func TestParseAllowErrors(t *testing.T) {

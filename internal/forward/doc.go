@@ -8,6 +8,9 @@
 // listens for it, per stream, on the very address that is then dialed. Nothing
 // is reachable by default.
 //
+// A port is opened at both loopbacks unless a bind says otherwise, as ssh does it;
+// unlike ssh's, one that is in use at one of them is opened at none.
+//
 // Ends are kept apart: EOF travels as half-close, an error as a reset. A local
 // program never sees a clean end of a connection whose tail was lost.
 //

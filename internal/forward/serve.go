@@ -3,7 +3,6 @@ package forward
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/netip"
 	"sync"
@@ -43,7 +42,7 @@ func Dial(ctx context.Context, allow *AllowList, target string, s Accepting, rec
 
 // DialSpec answers a stream of -R, whose target this side chose itself.
 func DialSpec(ctx context.Context, target string, s Accepting, rec *trace.Recorder) {
-	addrs, err := resolve(ctx, target)
+	addrs, err := resolve(ctx, target, 1)
 	if err != nil {
 		refuse(s, session.CodeUnreachable, session.KindReverse, target, err, rec)
 		return
@@ -97,14 +96,16 @@ func dialFirst(ctx context.Context, addrs []netip.AddrPort) (*net.TCPConn, error
 	return nil, errors.Join(errs...)
 }
 
-func resolve(ctx context.Context, target string) ([]netip.AddrPort, error) {
+// resolve looks up a HOST:PORT that this side chose itself; its port is least or
+// more.
+func resolve(ctx context.Context, hostPort string, least int) ([]netip.AddrPort, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	host, portText, err := net.SplitHostPort(target)
+	host, portText, err := net.SplitHostPort(hostPort)
 	if err != nil {
 		return nil, err
 	}
-	port, err := parsePort(portText, 1)
+	port, err := parsePort(portText, least)
 	if err != nil {
 		return nil, err
 	}
@@ -127,16 +128,6 @@ type Opened interface {
 	Stream
 	ID() int64
 	Accepted() error
-}
-
-// Listen opens a port for -L or -R. The error says what to do about a port
-// that is in use.
-func Listen(ctx context.Context, bind string) (net.Listener, error) {
-	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", bind)
-	if err != nil {
-		return nil, fmt.Errorf("listen on %s: %w; choose another port, or end the program that has it", bind, err)
-	}
-	return ln, nil
 }
 
 // Serve carries each connection that ln accepts over a stream with header h,

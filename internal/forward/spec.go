@@ -9,7 +9,10 @@ import (
 
 // A Spec is one forward in ssh's words: [bind:]port:host:port.
 type Spec struct {
-	Bind   string // HOST:PORT to listen on; loopback unless given
+	// Bind is the HOST:PORT to listen on: "localhost", unless given, for both
+	// loopbacks, empty for every address of both families, 0.0.0.0 for every
+	// one of IPv4, else an address.
+	Bind   string
 	Target string // HOST:PORT to dial on the other side
 }
 
@@ -17,7 +20,8 @@ type Spec struct {
 func (s Spec) String() string { return s.Bind + ":" + s.Target }
 
 // ParseSpec reads [bind:]port:host:port. IPv6 addresses stand in brackets; a
-// bind of "*" means all addresses; a port of 0 to listen on picks a free one.
+// bind of "*" means all addresses of both families; a port of 0 to listen on picks
+// a free one.
 func ParseSpec(text string) (Spec, error) {
 	bad := func(why string) (Spec, error) {
 		return Spec{}, fmt.Errorf("forward %q: %s; write [bind:]port:host:port, for example 8080:localhost:80", text, why)
@@ -26,7 +30,7 @@ func ParseSpec(text string) (Spec, error) {
 	if err != nil {
 		return bad(err.Error())
 	}
-	bind := "127.0.0.1"
+	bind := "localhost"
 	switch len(parts) {
 	case 3:
 	case 4:

@@ -7,11 +7,13 @@ import (
 
 func TestParseSpec(t *testing.T) {
 	for _, tt := range []struct{ in, bind, target, err string }{
-		{"8080:localhost:80", "127.0.0.1:8080", "localhost:80", ""},
+		{"8080:localhost:80", "localhost:8080", "localhost:80", ""},
 		{"0.0.0.0:8080:10.0.0.1:80", "0.0.0.0:8080", "10.0.0.1:80", ""},
 		{"*:8080:web:80", ":8080", "web:80", ""},
+		{":8080:web:80", ":8080", "web:80", ""},
+		{"localhost:8080:web:80", "localhost:8080", "web:80", ""},
 		{"[::1]:8080:[2001:db8::1]:80", "[::1]:8080", "[2001:db8::1]:80", ""},
-		{"0:localhost:22", "127.0.0.1:0", "localhost:22", ""},
+		{"0:localhost:22", "localhost:0", "localhost:22", ""},
 		{"8080", "", "", "1 parts"},
 		{"8080:80", "", "", "2 parts"},
 		{"a:b:c:d:e", "", "", "5 parts"},

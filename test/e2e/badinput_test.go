@@ -115,7 +115,9 @@ var badInput = []struct {
 	{"-L that is no forward", args("connect", "-L", "8080", "bob"), 2, "write [bind:]port:host:port"},
 	{"-L with a port that is none", args("connect", "-L", "8080:localhost:http", "bob"), 2, `"http" is not a port`},
 	{"-R that is no forward", args("connect", "-R", "a:b:c:d:e", "bob"), 2, "5 parts, want 3 or 4"},
-	{"-L on a port in use", busyLocalPort, 1, "address already in use"},
+	{"-L on a port in use", busyLocalPort, 1, "address already in use; choose another port, or end the program that has it"},
+	{"-L on a port in use at the other loopback", busyLocalPort6, 1, "for example 127.0.0.1:"},
+	{"-L on an address of another machine", args("connect", "-L", "192.0.2.1:8080:localhost:80", "bob"), 1, "this machine has no such address"},
 	{"STUN server that is none", args("ping", "--stun", "127.0.0.1:3478", "bob"), 2, "--stun"},
 	{"STUN server for TURN", args("ping", "--turn", "stun:127.0.0.1", "bob"), 2, "is not a turn server"},
 	{"TURN credentials that are none", turnAuth("no colon in it\n"), 2, "want one line, USER:PASSWORD"},
@@ -256,6 +258,17 @@ func busyUDPPort(t *testing.T, w *world) outcome {
 
 func busyLocalPort(t *testing.T, w *world) outcome {
 	_, port, _ := net.SplitHostPort(w.echo)
+	return w.alice.run(t, "connect", "-L", port+":"+w.echo, "bob")
+}
+
+func busyLocalPort6(t *testing.T, w *world) outcome {
+	needIPv6(t)
+	ln, err := net.Listen("tcp6", "[::1]:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	return w.alice.run(t, "connect", "-L", port+":"+w.echo, "bob")
 }
 

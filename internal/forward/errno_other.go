@@ -1,0 +1,13 @@
+//go:build !windows
+
+package forward
+
+import "syscall"
+
+// What a bind that fails says.
+const (
+	errInUse     = syscall.EADDRINUSE
+	errNoAddress = syscall.EADDRNOTAVAIL
+	errNoFamily  = syscall.EAFNOSUPPORT
+	errDenied    = syscall.EACCES
+)
