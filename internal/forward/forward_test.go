@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/netip"
 	"strings"
 	"sync"
 	"syscall"
@@ -272,13 +271,4 @@ func TestAcceptErrorsPass(t *testing.T) {
 	if err := <-done; !errors.Is(err, context.Canceled) {
 		t.Errorf("Serve: %v", err)
 	}
-}
-
-func TestDialFirstGoesOn(t *testing.T) {
-	addr := netip.MustParseAddrPort(target(t, func(*net.TCPConn) {}))
-	c, err := dialFirst(t.Context(), []netip.AddrPort{netip.MustParseAddrPort("127.0.0.1:1"), addr})
-	if err != nil {
-		t.Fatal(err)
-	}
-	c.Close()
 }

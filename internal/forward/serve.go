@@ -12,14 +12,9 @@ import (
 	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
-const (
-	// dialTimeout bounds the connection to an allowed target.
-	dialTimeout = 10 * time.Second
-
-	// acceptPause is how long a listener rests after an error that may pass
-	// (too many open files), so that it does not spin.
-	acceptPause = 50 * time.Millisecond
-)
+// acceptPause is how long a listener rests after an error that may pass
+// (too many open files), so that it does not spin.
+const acceptPause = 50 * time.Millisecond
 
 // An Accepting stream is one that the peer opened and that waits for an answer.
 type Accepting interface {
@@ -51,7 +46,7 @@ func DialSpec(ctx context.Context, target string, s Accepting, rec *trace.Record
 }
 
 func carry(ctx context.Context, kind session.Kind, target string, addrs []netip.AddrPort, s Accepting, rec *trace.Recorder) {
-	conn, err := dialFirst(ctx, addrs)
+	conn, err := dialTarget(ctx, addrs)
 	if err != nil {
 		refuse(s, session.CodeUnreachable, kind, target, err, rec)
 		return
@@ -79,45 +74,6 @@ func relay(ctx context.Context, id int64, kind session.Kind, target string, loca
 	}
 	rec.Emit(closed)
 	return err
-}
-
-// dialFirst tries the addresses in order and returns the first connection.
-func dialFirst(ctx context.Context, addrs []netip.AddrPort) (*net.TCPConn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	var errs []error
-	for _, a := range addrs {
-		conn, err := new(net.Dialer).DialContext(ctx, "tcp", a.String())
-		if err == nil {
-			return conn.(*net.TCPConn), nil
-		}
-		errs = append(errs, err)
-	}
-	return nil, errors.Join(errs...)
-}
-
-// resolve looks up a HOST:PORT that this side chose itself; its port is least or
-// more.
-func resolve(ctx context.Context, hostPort string, least int) ([]netip.AddrPort, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
-	defer cancel()
-	host, portText, err := net.SplitHostPort(hostPort)
-	if err != nil {
-		return nil, err
-	}
-	port, err := parsePort(portText, least)
-	if err != nil {
-		return nil, err
-	}
-	addrs, err := net.DefaultResolver.LookupNetIP(ctx, "ip", host)
-	if err != nil {
-		return nil, err
-	}
-	var out []netip.AddrPort
-	for _, a := range addrs {
-		out = append(out, netip.AddrPortFrom(a.Unmap(), uint16(port)))
-	}
-	return out, nil
 }
 
 // An Opener opens a stream to the peer. It may wait for a session, within ctx.
