@@ -23,7 +23,6 @@ type streamGuard struct {
 	ln        net.Listener
 	tls       *tls.Config
 	at        stunAddr
-	backoff   backoff
 
 	conns sync.WaitGroup
 }
@@ -36,35 +35,16 @@ const (
 	streamWriteBytes   = 16 << 10
 )
 
-// backoff is the pause after so many Accepts failed in a row. File descriptors
-// run out for a while; a listener that ends is gone for good.
-type backoff struct{ min, max time.Duration }
-
-func (b backoff) after(failures int) time.Duration {
-	return min(b.min<<min(failures-1, 20), b.max)
-}
-
 // serve accepts until the listener is closed, then waits for the connections,
 // which end with ctx.
 func (g *streamGuard) serve(ctx context.Context) error {
 	defer g.conns.Wait()
-	for failures := 0; ; {
+	for {
 		conn, err := g.ln.Accept()
-		if err == nil {
-			failures = 0
-			g.admit(ctx, conn)
-			continue
-		}
-		if errors.Is(err, net.ErrClosed) {
+		if err != nil { // it is closed: all others are waited out
 			return nil
 		}
-		failures++
-		g.server.log.Warn("accept failed, trying again", "listener", g.transport, "err", err)
-		select {
-		case <-time.After(g.backoff.after(failures)):
-		case <-ctx.Done():
-			return nil
-		}
+		g.admit(ctx, conn)
 	}
 }
 

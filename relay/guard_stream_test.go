@@ -300,7 +300,7 @@ func TestAcceptErrorsAreSurvived(t *testing.T) {
 	}
 	flaky := &flakyListener{Listener: s.streams[0].ln}
 	flaky.left.Store(5)
-	s.streams[0].ln = flaky
+	s.streams[0].ln = s.patient(flaky, "tcp")
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx) }()
@@ -311,17 +311,6 @@ func TestAcceptErrorsAreSurvived(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Error(err)
-	}
-}
-
-func TestBackoff(t *testing.T) {
-	b := backoff{5 * time.Millisecond, time.Second}
-	for failures, want := range map[int]time.Duration{
-		1: 5 * time.Millisecond, 2: 10 * time.Millisecond, 8: 640 * time.Millisecond, 9: time.Second, 1000: time.Second,
-	} {
-		if got := b.after(failures); got != want {
-			t.Errorf("after %d failures %v, want %v", failures, got, want)
-		}
 	}
 }
 

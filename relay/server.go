@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/p2pagent/p2pagent/internal/trouble"
 	"github.com/p2pagent/p2pagent/internal/udpsock"
 )
 
@@ -177,15 +178,23 @@ func (s *Server) openStream(transport string, port uint16) error {
 	if err != nil {
 		return listenError(transport, addr, err)
 	}
-	g := &streamGuard{
-		server: s, listener: s.nextListener(), transport: transport, ln: ln,
-		backoff: backoff{5 * time.Millisecond, time.Second},
-	}
+	g := &streamGuard{server: s, listener: s.nextListener(), transport: transport, ln: s.patient(ln, transport)}
 	if transport == "tls" {
 		g.tls = s.cfg.TLS
 	}
 	s.streams = append(s.streams, g)
 	return nil
+}
+
+// patient makes a listener that waits out what passes, and says so.
+func (s *Server) patient(ln net.Listener, transport string) net.Listener {
+	return trouble.Listener(ln, func(why string) {
+		if why == "" {
+			s.log.Info("accepting again", "listener", transport)
+			return
+		}
+		s.log.Warn("accept failed, trying again", "listener", transport, "err", why)
+	})
 }
 
 func listenError(transport string, addr netip.AddrPort, err error) error {

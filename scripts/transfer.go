@@ -11,6 +11,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,8 @@ import (
 	"os/signal"
 	"syscall"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/trouble"
 )
 
 // stream is the bytes that both sides know.
@@ -49,6 +52,7 @@ func serve(addr string) error {
 	if err != nil {
 		return err
 	}
+	ln = trouble.Listener(ln, func(why string) { log.Printf("accept: %s", cmp.Or(why, "works again")) })
 	for {
 		c, err := ln.Accept()
 		if err != nil {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -25,11 +26,11 @@ func statusLike(name, short string, print func(io.Writer, agent.Status)) *cobra.
 	cmd.Flags().BoolVar(&asJSON, "json", false, "JSON on stdout")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		all, err := agent.ReadStatuses()
-		if err != nil {
+		if err != nil && len(all) == 0 {
 			return err
 		}
 		if asJSON {
-			return json.NewEncoder(cmd.OutOrStdout()).Encode(all)
+			return errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(all), err)
 		}
 		if len(all) == 0 {
 			return fmt.Errorf("no p2pagent is running for this user")
@@ -37,7 +38,7 @@ func statusLike(name, short string, print func(io.Writer, agent.Status)) *cobra.
 		for _, st := range all {
 			print(cmd.OutOrStdout(), st)
 		}
-		return nil
+		return err // of those that did not answer
 	}
 	return cmd
 }

@@ -139,6 +139,11 @@ func brief(r trace.Record) (text, tone string) {
 		}
 	case trace.StreamRefused:
 		return fmt.Sprintf("%s stream to %s refused: %s", e.Kind, e.Target, e.Why), yellow
+	case trace.Trouble:
+		if e.Why == "" {
+			return e.Where + ": works again", ""
+		}
+		return e.Where + because(e.Why) + "; trying again", yellow
 	}
 	return "", ""
 }

@@ -46,6 +46,8 @@ func TestLine(t *testing.T) {
 		{"verdict of a direct path", trace.Verdict{Path: "direct", Text: "direct: fine"}, "", ""},
 		{"verdict", trace.Verdict{Path: "relayed", Text: "relayed: no UDP", Remedy: "allow UDP"}, "bob: relayed: no UDP; try: allow UDP", ""},
 		{"refused", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Why: "not allowed"}, "dial stream to localhost:22 refused: not allowed", yellow},
+		{"trouble", trace.Trouble{Where: "accept on 127.0.0.1:80", Why: "too many open files"}, "accept on 127.0.0.1:80: too many open files; trying again", yellow},
+		{"trouble over", trace.Trouble{Where: "accept on 127.0.0.1:80"}, "accept on 127.0.0.1:80: works again", ""},
 		{"what only the trace tells", trace.PathSize{Path: direct, From: 1200, To: 1452}, "", ""},
 		{"control characters in a name", trace.Paired{Name: evil, Fingerprint: "abcd"}, "paired with �[31mred����, key abcd", green},
 		{"control characters in a reason", trace.SessionState{State: "closed", Why: evil}, "bob: link ended: �[31mred����", yellow},

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/p2pagent/p2pagent/internal/trouble"
 	"github.com/p2pagent/p2pagent/relay"
 	"github.com/p2pagent/p2pagent/signaling"
 )
@@ -96,12 +97,28 @@ func newDeployment(p *plan, log *slog.Logger) (_ *deployment, err error) {
 		}
 	}
 	if p.admin != "" {
-		if d.adminLn, err = net.Listen("tcp", p.admin); err != nil {
-			return nil, fmt.Errorf("admin: %w", err)
+		if d.adminLn, err = d.open("admin", p.admin); err != nil {
+			return nil, err
 		}
 		d.admin = d.adminServer()
 	}
 	return d, nil
+}
+
+// open listens for an http.Server, which by itself ends at the first error of Accept
+// that is not about file descriptors.
+func (d *deployment) open(part, address string) (net.Listener, error) {
+	ln, err := net.Listen("tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", part, err)
+	}
+	return trouble.Listener(ln, func(why string) {
+		if why == "" {
+			d.log.Info("accepting again", "listener", part)
+			return
+		}
+		d.log.Warn("accept failed, trying again", "listener", part, "err", why)
+	}), nil
 }
 
 func (d *deployment) secrets(path, what string) ([][]byte, error) {
@@ -165,9 +182,9 @@ func (d *deployment) openSignaling(secret []byte, tlsConfig *tls.Config) error {
 	if err != nil {
 		return err
 	}
-	ln, err := net.Listen("tcp", p.listen)
+	ln, err := d.open("signaling", p.listen)
 	if err != nil {
-		return fmt.Errorf("signaling: %w", err)
+		return err
 	}
 	if tlsConfig != nil {
 		ln = tls.NewListener(ln, tlsConfig)

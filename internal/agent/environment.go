@@ -12,6 +12,7 @@ import (
 	"github.com/p2pagent/p2pagent/candidates"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/trouble"
 	"github.com/p2pagent/p2pagent/signaling"
 )
 
@@ -188,41 +189,68 @@ func (e *environment) parse(texts []string) []candidates.URI {
 	return out
 }
 
+// tellTrouble is for a trouble.Episode: it records what passes by itself.
+func (e *environment) tellTrouble(where string) func(why string) {
+	return func(why string) { e.cfg.Trace.Emit(trace.Trouble{Where: where, Why: why}) }
+}
+
 // watchNetwork tells the links when this machine's addresses change (routes are
-// not looked at), or when it slept: the wall clock then runs ahead of the monotonic one.
+// not looked at), or when it slept.
 func (e *environment) watchNetwork(ctx context.Context) error {
 	ticker := time.NewTicker(watchInterval)
 	defer ticker.Stop()
-	before, at := fingerprintOfNetwork(), time.Now()
+	unseen := trouble.NewEpisode(e.tellTrouble("list the addresses of this machine"))
+	defer unseen.Stop()
+	var w networkWatch
 	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-ticker.C:
+		addrs, err := net.InterfaceAddrs()
+		if err != nil {
+			unseen.Failed(err) // the next look is later than any rest
+		} else {
+			unseen.Worked()
 		}
-		now := time.Now()
-		slept := now.Round(0).Sub(at.Round(0)) > now.Sub(at)+2*watchInterval || now.Sub(at) > 5*watchInterval
-		after := fingerprintOfNetwork()
-		if after != before || slept {
+		if changed, slept := w.look(time.Now(), addrs, err); changed || slept {
 			e.client.Kick()
 			for _, l := range e.live() {
 				l.networkChanged()
 			}
 		}
-		before, at = after, now
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
 	}
 }
 
-// fingerprintOfNetwork is a text that differs when an address of ours does.
-func fingerprintOfNetwork() string {
-	addrs, err := net.InterfaceAddrs()
-	if err != nil {
-		return err.Error()
+// A networkWatch compares one look at this machine's network with the last one.
+type networkWatch struct {
+	addrs string // as fingerprintOf has them; empty: not known yet
+	at    time.Time
+}
+
+// look takes what is there now. changed: an address of ours came or went. slept: the
+// wall clock ran ahead of the monotonic one, or nobody looked for long. An error
+// says nothing of the network: what was known before stays in force.
+func (w *networkWatch) look(now time.Time, addrs []net.Addr, err error) (changed, slept bool) {
+	if !w.at.IsZero() {
+		slept = now.Round(0).Sub(w.at.Round(0)) > now.Sub(w.at)+2*watchInterval || now.Sub(w.at) > 5*watchInterval
 	}
-	var texts []string
+	w.at = now
+	if err != nil {
+		return false, slept
+	}
+	before := w.addrs
+	w.addrs = fingerprintOf(addrs)
+	return before != "" && before != w.addrs, slept
+}
+
+// fingerprintOf is a text that differs when an address does. It is never empty.
+func fingerprintOf(addrs []net.Addr) string {
+	texts := []string{"addresses:"}
 	for _, a := range addrs {
 		texts = append(texts, a.String())
 	}
-	slices.Sort(texts)
+	slices.Sort(texts[1:])
 	return strings.Join(texts, " ")
 }

@@ -17,6 +17,7 @@ import (
 
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/trouble"
 )
 
 // Status is what one process of the agent tells of itself.
@@ -100,15 +101,12 @@ func (e *environment) serveStatus(ctx context.Context, command string) error {
 		e.cfg.Trace.Emit(trace.Failure{Where: "control socket", Err: err.Error()})
 		return nil
 	}
+	ln = trouble.Listener(ln, e.tellTrouble("control socket"))
+	defer ln.Close()
 	defer context.AfterFunc(ctx, func() { ln.Close() })()
 	for {
 		conn, err := ln.Accept()
-		if err != nil {
-			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
-			}
-			e.cfg.Trace.Emit(trace.Failure{Where: "control socket", Err: err.Error()})
-			ln.Close() // nobody shall wait for an answer
+		if err != nil { // it is closed: all others are waited out
 			return nil
 		}
 		conn.SetDeadline(time.Now().Add(statusTimeout))
@@ -155,8 +153,9 @@ func ownAlone(dir string) error {
 	return nil
 }
 
-// ReadStatuses asks every process of this user. Sockets whose process is gone
-// are removed, and a process that does not answer is left out.
+// ReadStatuses asks every process of this user. Sockets whose process is gone are
+// removed. A process that does not answer is named in the error, beside the
+// statuses of the others.
 func ReadStatuses() ([]Status, error) {
 	if err := ownAlone(RuntimeDir()); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -169,21 +168,29 @@ func ReadStatuses() ([]Status, error) {
 		return nil, err
 	}
 	out := []Status{}
+	var silent []error
 	for _, name := range names {
-		conn, err := net.DialTimeout("unix", name, statusTimeout)
-		if err != nil {
-			if strings.Contains(err.Error(), "refused") {
-				os.Remove(name)
-			}
-			continue
-		}
-		conn.SetDeadline(time.Now().Add(statusTimeout))
-		var st Status
-		err = json.NewDecoder(io.LimitReader(conn, maxStatus)).Decode(&st)
-		conn.Close()
-		if err == nil {
+		st, err := readStatus(name)
+		switch {
+		case err == nil:
 			out = append(out, st)
+		case strings.Contains(err.Error(), "refused"): // as every system says it
+			os.Remove(name)
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, io.EOF), strings.Contains(err.Error(), "reset"): // it has just ended
+		default:
+			pid := strings.TrimSuffix(filepath.Base(name), socketSuffix)
+			silent = append(silent, fmt.Errorf("p2pagent (pid %s) runs and does not answer: %w; it may be out of file descriptors", pid, err))
 		}
 	}
-	return out, nil
+	return out, errors.Join(silent...)
+}
+
+func readStatus(socket string) (st Status, err error) {
+	conn, err := net.DialTimeout("unix", socket, statusTimeout)
+	if err != nil {
+		return st, err
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(statusTimeout))
+	return st, json.NewDecoder(io.LimitReader(conn, maxStatus)).Decode(&st)
 }

@@ -2,19 +2,14 @@ package forward
 
 import (
 	"context"
-	"errors"
 	"net"
 	"net/netip"
 	"sync"
-	"time"
 
 	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/trouble"
 )
-
-// acceptPause is how long a listener rests after an error that may pass
-// (too many open files), so that it does not spin.
-const acceptPause = 50 * time.Millisecond
 
 // An Accepting stream is one that the peer opened and that waits for an answer.
 type Accepting interface {
@@ -90,6 +85,8 @@ type Opened interface {
 // until ctx ends or ln is closed; then it closes ln, waits for the connections
 // to end, and returns why.
 func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, rec *trace.Recorder) error {
+	where := "accept on " + ln.Addr().String()
+	ln = trouble.Listener(ln, func(why string) { rec.Emit(trace.Trouble{Where: where, Why: why}) })
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	var conns sync.WaitGroup
@@ -102,14 +99,8 @@ func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, 
 			conns.Go(func() { serveConn(ctx, conn, h, open, rec) })
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
-		case errors.Is(err, net.ErrClosed):
-			return err
 		default:
-			rec.Emit(trace.Failure{Where: "accept on " + ln.Addr().String(), Err: err.Error()})
-			select {
-			case <-time.After(acceptPause):
-			case <-ctx.Done():
-			}
+			return err
 		}
 	}
 }

@@ -10,6 +10,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/trouble"
 )
 
 // payloadBytes go through the link each way to prove its path.
@@ -29,6 +31,7 @@ func startEcho(ctx context.Context, n *Node, address string) (*echoServer, error
 	if err != nil {
 		return nil, err
 	}
+	l = trouble.Listener(l, func(string) {})
 	e := &echoServer{listener: l, conns: map[net.Conn]bool{}}
 	e.wait.Go(e.accept)
 	return e, nil

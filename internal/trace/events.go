@@ -208,6 +208,13 @@ type Failure struct {
 	Err   string `json:"err"`
 }
 
+// Trouble is what passes by itself and is waited out: the process is out of file
+// descriptors, the system of buffers. Why is empty when it is over.
+type Trouble struct {
+	Where string `json:"where"`
+	Why   string `json:"why,omitempty"`
+}
+
 // Unknown is an event of a newer version.
 type Unknown struct {
 	Name string
@@ -238,6 +245,7 @@ func (StreamRefused) EventName() string  { return "stream.refused" }
 func (StreamClosed) EventName() string   { return "stream.closed" }
 func (Verdict) EventName() string        { return "verdict" }
 func (Failure) EventName() string        { return "failure" }
+func (Trouble) EventName() string        { return "trouble" }
 
 // EventName returns the name under which the event was recorded.
 func (u Unknown) EventName() string { return u.Name }
@@ -250,7 +258,7 @@ var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
 	PeerState{}, Paired{}, RelayAllocated{}, RelayRefused{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
-	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, Verdict{}, Failure{},
+	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, Verdict{}, Failure{}, Trouble{},
 }
 
 func decode(name string, data json.RawMessage) (Event, error) {

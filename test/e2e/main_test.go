@@ -3,7 +3,7 @@
 //
 // badinput_test.go is the table of bad input to the agent, wire_test.go that
 // of bad bytes to every socket there is, outage_test.go a server that goes and
-// comes. They run on loopback; loopback_test.go is what they have in common.
+// comes, shortage_test.go a process without file descriptors. They run on loopback; loopback_test.go is what they have in common.
 //
 // The others drive a lab; lab_test.go is what they have in common. matrix_test.go
 // and timing_test.go ask the lab for its results and check the figures,
