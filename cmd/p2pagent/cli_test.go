@@ -260,6 +260,7 @@ func TestCommands(t *testing.T) {
 		return named("path.changed")(line) && strings.Contains(line, `"kind":"direct"`)
 	}))
 	hasKeys(t, "path.changed", data, "from", "to", "why", "rtt_ms")
+	connect.stdout.await(t, "session", func(line string) bool { return named("session.state")(line) && strings.Contains(line, `"up"`) })
 	connect.stdout.await(t, "relay", named("relay.allocated")) // which a fast direct path may overtake
 	connect.stdout.await(t, "verdict", func(line string) bool { return named("verdict")(line) && strings.Contains(line, `"path":"direct"`) })
 	t.Run("status", func(t *testing.T) {

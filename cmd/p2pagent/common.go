@@ -67,6 +67,8 @@ func (c *common) add(cmd *cobra.Command) {
 	f.Lookup("portable-io").Hidden = true
 	f.BoolVar(&c.loopback, "loopback", false, "stay on this machine, and believe a peer that says it is here too: for tests")
 	f.Lookup("loopback").Hidden = true
+	completes(cmd, "require", oneOf("direct"))
+	completes(cmd, "color", oneOf("auto", "always", "never"))
 }
 
 func (c *common) addCode(cmd *cobra.Command) {

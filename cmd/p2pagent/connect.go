@@ -13,6 +13,7 @@ import (
 	"github.com/p2pagent/p2pagent/internal/forward"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
@@ -34,7 +35,8 @@ func connectCommand() *cobra.Command {
 		Long: `Link with a known peer, or redeem a pairing code first, and keep the link: while the
 peer sleeps or reboots, go on trying. The code may also come from --code-file,
 --code-stdin or $` + envCode + `.`,
-		Args: cobra.MaximumNArgs(1),
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: first(peerNames),
 	}
 	c.add(cmd)
 	c.addCode(cmd)
@@ -141,15 +143,20 @@ func knownPeer(store *identity.Store, name string) (identity.Peer, error) {
 
 func pipeCommand() *cobra.Command {
 	var c common
+	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "pipe PEER [HOST:PORT]",
 		Short: "Connect standard input and output to a target at the peer",
 		Long: `Connect standard input and output to HOST:PORT as the peer sees it, by default
-localhost:22. For ssh: ssh -o ProxyCommand='p2pagent pipe PEER' user@PEER`,
-		Args: cobra.RangeArgs(1, 2),
+localhost:22. For ssh: ssh -o ProxyCommand='p2pagent pipe PEER' user@PEER
+
+Where standard input is no terminal, only an error is told; -v tells all.`,
+		Args:              cobra.RangeArgs(1, 2),
+		ValidArgsFunction: first(peerNames),
 	}
 	c.add(cmd)
 	c.name = hostname()
+	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "no lines on stderr but an error")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		target := "localhost:22"
 		if len(args) == 2 {
@@ -161,11 +168,17 @@ localhost:22. For ssh: ssh -o ProxyCommand='p2pagent pipe PEER' user@PEER`,
 		if c.json {
 			return usageError{errors.New("pipe: stdout is the connection, so there is no --json; use --trace FILE")}
 		}
+		if quiet && c.verbose {
+			return usageError{errors.New("-q and -v exclude each other")}
+		}
 		s, err := c.prepare(cmd)
 		if err != nil {
 			return err
 		}
 		defer s.finish(&err)
+		if quiet || !c.verbose && !isTerminal(cmd.InOrStdin()) {
+			s.tell.mute = func(trace.Record) bool { return true }
+		}
 		return withConnector(cmd.Context(), &c, s, args[0], func(ctx context.Context, conn *agent.Connector) error {
 			header := session.Header{Kind: session.KindDial, Target: target}
 			stream, err := conn.Open(ctx, header)

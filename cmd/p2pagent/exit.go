@@ -27,11 +27,6 @@ const (
 	exitInterrupted = 130 // before it had done what it was for, as a shell says it of SIGINT
 )
 
-// usageError is a command line that cannot be meant.
-type usageError struct{ error }
-
-func (u usageError) Unwrap() error { return u.error }
-
 // exitCode finds the code of an error.
 func exitCode(err error) int {
 	var usage usageError
@@ -72,7 +67,7 @@ func exitCode(err error) int {
 // somebody else, so that no terminal obeys it.
 func printable(s string) string {
 	return strings.Map(func(r rune) rune {
-		if r != '\n' && !unicode.IsPrint(r) {
+		if r != '\n' && r != '\t' && !unicode.IsPrint(r) {
 			return '�'
 		}
 		return r

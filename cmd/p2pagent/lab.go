@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -18,6 +19,7 @@ import (
 	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/lab"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // labError is the end of a run that has no error but what it found.
@@ -59,12 +61,14 @@ type labTopology struct {
 }
 
 func (f *labTopology) add(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.a, "a", "", "NAT in front of peer-a")
-	cmd.Flags().StringVar(&f.b, "b", "", "NAT in front of peer-b")
+	cmd.Flags().StringVarP(&f.a, "a", "a", "", "NAT in front of peer-a") // cobra completes a name of one letter only if it has a shorthand
+	cmd.Flags().StringVarP(&f.b, "b", "b", "", "NAT in front of peer-b")
 	cmd.Flags().BoolVar(&f.sameNAT, "same-nat", false, "both peers on one LAN behind nat-a")
 	cmd.Flags().StringVar(&f.linkA, "link-a", "", "line of site A: rate=20mbit,loss=1%,mtu=1400")
 	cmd.Flags().StringVar(&f.linkB, "link-b", "", "line of site B")
 	cmd.MarkFlagRequired("a")
+	completes(cmd, "a", oneOf(labKindNames()...))
+	completes(cmd, "b", oneOf(labKindNames()...))
 }
 
 func (f *labTopology) topology() (t lab.Topology, err error) {
@@ -274,7 +278,7 @@ func printStanding(w io.Writer, t lab.Topology, s lab.Standing) error {
 	}
 	fmt.Fprintf(w, "lab %s is up: %s\n\n", s.Name, t)
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	for _, node := range []string{lab.PeerA, lab.NatA, lab.Core, lab.Signal, lab.Server, lab.NatB, lab.PeerB} {
+	for _, node := range lab.Nodes() {
 		if addr, ok := s.Addrs[node]; ok {
 			fmt.Fprintf(table, "  %s\t%s\n", node, addr)
 		}
@@ -293,6 +297,7 @@ In the nodes P2PAGENT_SIGNAL is set and both programs are found:
 
 func addLabName(cmd *cobra.Command, name *string) {
 	cmd.Flags().StringVar(name, "name", lab.DefaultName, "which lab, where there are several")
+	completes(cmd, "name", labNames)
 }
 
 func labDownCommand() *cobra.Command {
@@ -310,13 +315,14 @@ func labDownCommand() *cobra.Command {
 func labExecCommand() *cobra.Command {
 	var name string
 	cmd := &cobra.Command{
-		Use:   "exec NODE -- COMMAND...",
-		Short: "Run a command inside a node of a running lab",
-		Args:  cobra.MinimumNArgs(2),
-		RunE: func(_ *cobra.Command, args []string) error {
-			node, argv := args[0], args[1:]
-			if argv[0] == "--" {
-				argv = argv[1:]
+		Use:               "exec NODE -- COMMAND...",
+		Short:             "Run a command inside a node of a running lab",
+		Args:              cobra.MinimumNArgs(2),
+		ValidArgsFunction: nodes,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			node, argv, err := splitExec(cmd.Flags(), args)
+			if err != nil {
+				return err
 			}
 			c, err := lab.ExecCommand(name, node, argv)
 			if err != nil {
@@ -328,6 +334,26 @@ func labExecCommand() *cobra.Command {
 	addLabName(cmd, &name)
 	cmd.Flags().SetInterspersed(false) // what follows the node is the command's
 	return cmd
+}
+
+// splitExec takes apart what follows the flags of exec: a node, more flags if a -- ends
+// them, and the command with its own.
+func splitExec(flags *pflag.FlagSet, args []string) (node string, argv []string, err error) {
+	node, argv = args[0], args[1:]
+	if end := slices.Index(argv, "--"); end == 0 || end > 0 && strings.HasPrefix(argv[0], "-") {
+		more := argv[:end]
+		argv = argv[end+1:]
+		if err := flags.Parse(more); err != nil {
+			return "", nil, usageError{err}
+		}
+		if flags.NArg() > 0 {
+			return "", nil, usageError{fmt.Errorf("unexpected argument %q before --", flags.Arg(0))}
+		}
+	}
+	if len(argv) == 0 {
+		return "", nil, usageError{errors.New("no command to run in the node")}
+	}
+	return node, argv, nil
 }
 
 // replaceProcess becomes the command. Environ has each variable once: of two, a
@@ -367,6 +393,7 @@ func labNATCommand() *cobra.Command {
 	for _, name := range []string{"type", "lan", "wan"} {
 		cmd.MarkFlagRequired(name)
 	}
+	completes(cmd, "type", oneOf(labKindNames()...))
 	return cmd
 }
 

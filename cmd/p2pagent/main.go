@@ -35,10 +35,12 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	root.SetIn(stdin)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	err := ended(ctx, root.ExecuteContext(ctx))
+	cmd, err := root.ExecuteContextC(ctx)
+	err = ended(ctx, err)
 	if err == nil {
 		return exitOK
 	}
+	err = meant(cmd, err)
 	code := exitCode(err)
 	if text := err.Error(); text != "" {
 		fmt.Fprintf(stderr, "p2pagent: %s\n", printable(text))
@@ -47,7 +49,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	if errors.As(err, &hint) {
 		fmt.Fprintf(stderr, "  try: %s\n", hint.Hint())
 	} else if code == exitUsage {
-		fmt.Fprintf(stderr, "  try: p2pagent --help\n")
+		fmt.Fprintf(stderr, "  try: %s --help\n", cmd.CommandPath())
 	}
 	return code
 }
@@ -82,17 +84,28 @@ path beside it, move the live session there, and say which path it is and why.
 
 On one machine:    p2pagent listen --allow localhost:22
 On the other one:  p2pagent connect CODE -L 2222:localhost:22`,
-		SilenceErrors: true,
-		SilenceUsage:  true,
+		SilenceErrors:      true,
+		SilenceUsage:       true,
+		DisableSuggestions: true, // in lines of its own; see meant
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(listenCommand(), connectCommand(), pipeCommand(), benchCommand(), pingCommand(), peersCommand(),
-		natCommand(), statusCommand(), explainCommand(), labCommand())
+		natCommand(), statusCommand(), explainCommand(), labCommand(), versionCommand())
 	for _, c := range root.Commands() {
 		usageArgs(c)
 	}
 	everywhere(root)
 	return root
+}
+
+func versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), cmd.Root().Name(), "version", version())
+			return err
+		},
+	}
 }
 
 // everywhere gives --version to every command; -v is for more lines.

@@ -25,7 +25,8 @@ func pingCommand() *cobra.Command {
 		Short: "Tell which path leads to a peer, until it is direct",
 		Long: `Link with a peer and print the path and its round-trip time each second, until the
 path is direct (exit code 0) or --timeout (30s) is over (exit code 3).`,
-		Args: cobra.ExactArgs(1),
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: first(peerNames),
 	}
 	c.add(cmd)
 	c.name = hostname()

@@ -75,9 +75,10 @@ func (t *teller) keep(text string) {
 	t.kept = text
 }
 
-// isTerminal tells whether lines can be rewritten.
-func isTerminal(w io.Writer) bool {
-	f, ok := w.(interface{ Fd() uintptr })
+// isTerminal tells whether a person is at the other end of a stream: lines can be
+// rewritten there.
+func isTerminal(stream any) bool {
+	f, ok := stream.(interface{ Fd() uintptr })
 	return ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb"
 }
 

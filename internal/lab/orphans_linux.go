@@ -3,9 +3,7 @@ package lab
 import (
 	"os"
 	"os/signal"
-	"path/filepath"
 	"strconv"
-	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -42,21 +40,9 @@ func reapOrphans(own int) (stop func()) {
 
 // deadChildren lists the children of this process that have ended.
 func deadChildren() (pids []int) {
-	stats, err := filepath.Glob("/proc/[0-9]*/stat")
-	if err != nil {
-		return nil
-	}
 	parent := strconv.Itoa(os.Getpid())
-	for _, file := range stats {
-		b, err := os.ReadFile(file)
-		if err != nil {
-			continue // gone
-		}
-		// pid (name) state ppid; the name may contain anything but ends at the last ")".
-		number, rest, _ := strings.Cut(string(b), " ")
-		fields := strings.Fields(rest[strings.LastIndexByte(rest, ')')+1:])
-		pid, err := strconv.Atoi(number)
-		if err == nil && len(fields) > 1 && fields[0] == "Z" && fields[1] == parent {
+	for _, pid := range processes() {
+		if stat, err := statOf(pid); err == nil && stat[statState] == "Z" && stat[statParent] == parent {
 			pids = append(pids, pid)
 		}
 	}

@@ -42,6 +42,9 @@ func Up(context.Context, string) (Standing, error) { return Standing{}, ErrNeeds
 // Down fails with ErrNeedsLinux.
 func Down(context.Context, string) error { return ErrNeedsLinux }
 
+// Names fails with ErrNeedsLinux.
+func Names() ([]string, error) { return nil, ErrNeedsLinux }
+
 // ExecCommand fails with ErrNeedsLinux.
 func ExecCommand(string, string, []string) (*exec.Cmd, error) { return nil, ErrNeedsLinux }
 

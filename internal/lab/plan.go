@@ -24,6 +24,9 @@ const (
 	Server = "server"
 )
 
+// Nodes are all of them, from one side to the other.
+func Nodes() []string { return []string{PeerA, NatA, Core, Signal, Server, NatB, PeerB} }
+
 // Addresses on the public side, all from the networks that RFC 5737 keeps for
 // documentation. The server has two as well: a foreign STUN server may want them.
 func signalLink() link {

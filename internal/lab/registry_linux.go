@@ -134,6 +134,26 @@ func (r registry) write(name string, s state) error {
 	return os.WriteFile(filepath.Join(r.path(name), stateFile), b, 0o600)
 }
 
+// Names are those of the labs that were left running.
+func Names() ([]string, error) {
+	reg, err := openRegistry()
+	if err != nil {
+		return nil, err
+	}
+	files, err := filepath.Glob(filepath.Join(reg.dir, "*", stateFile))
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, f := range files {
+		name := filepath.Base(filepath.Dir(f))
+		if _, err := reg.read(name); err == nil {
+			names = append(names, name)
+		}
+	}
+	return names, nil
+}
+
 // read returns the state of a lab that is up.
 func (r registry) read(name string) (state, error) {
 	var s state
@@ -205,17 +225,11 @@ func lockPath(path string, wait bool) (*os.File, error) {
 	return f, nil
 }
 
-// startTime is when a process began, in the kernel's clock ticks since boot.
+// startTime is when a process started, in clock ticks since the machine did.
 func startTime(pid int) (string, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	stat, err := statOf(pid)
 	if err != nil {
 		return "", err
 	}
-	// The second field, the name, may contain anything; it ends at the last ")".
-	_, rest, ok := strings.Cut(string(b[strings.LastIndexByte(string(b), ')'):]), " ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 20 {
-		return "", fmt.Errorf("/proc/%d/stat: %q", pid, b)
-	}
-	return fields[19], nil // field 22 of proc(5)
+	return stat[statStarted], nil
 }

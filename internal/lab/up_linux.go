@@ -194,15 +194,17 @@ func Down(ctx context.Context, name string) error {
 	if now, err := startTime(s.PID); err != nil || now != s.Started {
 		return reg.notUp(name)
 	}
+	waiting := entrances(s.PID)
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
 		if err := unix.PidfdSendSignal(process, sig, nil, 0); err != nil && !errors.Is(err, syscall.ESRCH) {
 			return fmt.Errorf("end lab %q: %w", name, err)
 		}
+		resume(waiting)
 		if gone(ctx, process, 2*patience) {
 			return reg.sweep() // another lab of that name may be up by now
 		}
 	}
-	return fmt.Errorf("lab %q: supervisor %d does not end", name, s.PID)
+	return fmt.Errorf("lab %q: supervisor %d does not end; processes %v wait for commands in it", name, s.PID, waiting)
 }
 
 // gone waits until the process has ended.

@@ -92,9 +92,13 @@ var badInput = []struct {
 	says string
 }{
 	// The command line.
-	{"unknown subcommand", args("conect"), 2, `unknown command "conect"`},
-	{"unknown subcommand of peers", args("peers", "frget", "bob"), 2, `unknown command "frget"`},
-	{"unknown flag", args("connect", "--no-such-flag"), 2, "unknown flag: --no-such-flag"},
+	{"unknown subcommand", args("conect"), 2, `unknown command "conect"; did you mean connect?` + "\n  try: p2pagent --help"},
+	{"unknown subcommand of peers", args("peers", "frget", "bob"), 2, `unknown command "frget"; did you mean forget?` + "\n  try: p2pagent peers --help"},
+	{"unknown subcommand that is near nothing", args("frobnicate"), 2, `unknown command "frobnicate"` + "\n  try: p2pagent --help"},
+	{"unknown flag", args("connect", "--no-such-flag"), 2, "unknown flag: --no-such-flag\n  try: p2pagent connect --help"},
+	{"flag that is misspelt", args("connect", "--relayonly", "bob"), 2, "unknown flag: --relayonly; did you mean --relay-only?\n  try: p2pagent connect --help"},
+	{"unknown short flag", args("bench", "-Z", "bob"), 2, "unknown shorthand flag: 'Z' in -Z\n  try: p2pagent bench --help"},
+	{"quiet and verbose", args("pipe", "-q", "-v", "bob"), 2, "-q and -v exclude each other"},
 	{"flag without its value", args("connect", "--trace"), 2, "needs an argument: --trace"},
 	{"argument too many", args("listen", "here"), 2, "here"},
 	{"argument missing", args("ping"), 2, "accepts 1 arg(s), received 0"},

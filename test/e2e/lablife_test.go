@@ -2,11 +2,13 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -246,5 +248,79 @@ func TestLabWithoutRoot(t *testing.T) {
 		} else if info.Size() < provedBytes {
 			t.Errorf("%s has %d bytes, less than what went through", name, info.Size())
 		}
+	}
+}
+
+// ^Z stops a command in a node, and the program that waits for it outside; the lab can
+// be ended all the same.
+func TestLabDownWithAStoppedCommand(t *testing.T) {
+	s := stand(t, "none", "none")
+	p := s.exec("peer-a", "sleep", "1000")
+	deadline := time.Now().Add(patience)
+	for state := ""; state != "T"; time.Sleep(10 * time.Millisecond) {
+		p.signalInside(syscall.SIGSTOP) // when there is one
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+		if err != nil || time.Now().After(deadline) {
+			t.Fatalf("%s does not stop: %s, %v", p.name, b, err)
+		}
+		state = strings.Fields(string(b[strings.LastIndexByte(string(b), ')')+1:]))[0]
+	}
+	down := start(t, "p2pagent", os.Environ(), nil, "lab", "down", "--name", s.name)
+	if code := down.wait(t); code != 0 {
+		t.Fatalf("lab down: exit code %d\n%s", code, down.stderr)
+	}
+	p.wait(t)
+	again := start(t, "p2pagent", os.Environ(), nil, "lab", "exec", "peer-a", "--name", s.name, "--", "true")
+	if code := again.wait(t); code != 1 || !strings.Contains(again.stderr.String(), "no lab") {
+		t.Errorf("afterwards: exit code %d\n%s", code, again.stderr)
+	}
+}
+
+// Flags may stand before the node or behind it, as the usage has it; what is behind --
+// is the command's, and without -- all that follows the node is.
+func TestLabExecFlags(t *testing.T) {
+	s := stand(t, "none", "none")
+	for _, tc := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"--name", s.name, "core", "--", "echo", "--name"}, 0, "--name"},
+		{[]string{"core", "--name", s.name, "--", "echo", "-n"}, 0, ""},
+		{[]string{"core", "--name=" + s.name, "--", "sh", "-c", "echo -- $0", "--"}, 0, "-- --"},
+		{[]string{"--name", s.name, "core", "echo", "-v", "--", "x"}, 0, "-v -- x"},
+		{[]string{"core", "--nam", s.name, "--", "true"}, 2, "unknown flag: --nam; did you mean --name?"},
+		{[]string{"core", "--name", s.name, "stray", "--", "true"}, 2, `unexpected argument "stray" before --`},
+		{[]string{"core", "--"}, 2, "no command to run in the node"},
+		{[]string{"--name", s.name, "nowhere", "--", "true"}, 1, "has no node \"nowhere\"; it has core, nat-a"},
+	} {
+		p := start(t, "p2pagent", os.Environ(), nil, append([]string{"lab", "exec"}, tc.args...)...)
+		if code := p.wait(t); code != tc.code || !strings.Contains(p.stdout.String()+p.stderr.String(), tc.says) {
+			t.Errorf("lab exec %q: exit code %d, want %d with %q\n%s%s", tc.args, code, tc.code, tc.says, p.stdout, p.stderr)
+		}
+	}
+}
+
+// An interrupt ends a lab that is being made or that runs, leaves nothing, and says so.
+func TestLabInterrupted(t *testing.T) {
+	needLab(t)
+	for name, args := range map[string][]string{
+		"up":     {"lab", "up", "--a", "port-restricted", "--b", "port-restricted", "--name", fmt.Sprintf("e2e-cut-%d", os.Getpid())},
+		"run":    {"lab", "run", "--a", "port-restricted", "--b", "port-restricted", "--runs", "100"},
+		"matrix": {"lab", "matrix"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := start(t, "p2pagent", os.Environ(), nil, args...)
+			time.Sleep(300 * time.Millisecond) // somewhere in the middle, wherever that is
+			if code := p.interrupt(t); code != 130 || lastLine(p.stderr.String()) != "p2pagent: interrupted" {
+				t.Errorf("exit code %d\n%s", code, p.stderr)
+			}
+			if name == "up" {
+				down := start(t, "p2pagent", os.Environ(), nil, "lab", "down", "--name", args[len(args)-1])
+				if code := down.wait(t); code != 1 || !strings.Contains(down.stderr.String(), "no lab") {
+					t.Errorf("afterwards: exit code %d\n%s", code, down.stderr)
+				}
+			}
+		})
 	}
 }
