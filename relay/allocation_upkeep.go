@@ -166,7 +166,7 @@ func afterFailure(kind dutyKind, err error, now time.Time, at deadline) nextStep
 	switch {
 	case kind == keepAllocation && !now.Before(at.expires):
 		return giveUp
-	case errors.As(err, &refused) && refused.Code != 0 && !passing(refused.Code):
+	case errors.As(err, &refused) && refused.Final():
 		return giveUp
 	case errors.Is(err, ErrGone), errors.Is(err, ErrDenied), errors.Is(err, errUnsigned):
 		return giveUp

@@ -57,6 +57,10 @@ func (e *RequestError) Error() string {
 // Unwrap returns what it means.
 func (e *RequestError) Unwrap() error { return e.Err }
 
+// Final reports that the server has refused for good: asking again, or over
+// another transport, is of no use as long as nothing changes.
+func (e *RequestError) Final() bool { return e.Code != 0 && !passing(e.Code) }
+
 // meaning says what an error code of RFC 8489 or RFC 8656 means in the answer to
 // a request of ours, signed or not. Code 0 is an error response without a code.
 func meaning(what string, code int, signed bool) error {

@@ -64,6 +64,7 @@ const (
 	earlyAnnounce   = 200 * time.Millisecond // what is known by then is announced, whatever STUN does
 	allocateTimeout = 8 * time.Second        // one allocation, all transports tried
 	tcpHeadStart    = 200 * time.Millisecond // of each relay transport over the next
+	serverHeadStart = 250 * time.Millisecond // of each relay server over the next of the same transport
 	relayedFor      = 300 * time.Millisecond // before the NAT's filtering is worth measuring
 	replyTimeout    = 5 * time.Second        // the peer joins an attempt
 	attemptTimeout  = 5 * time.Second        // one attempt, given up then
@@ -89,6 +90,7 @@ type servers struct {
 	user string
 	pass string
 
+	minted  bool      // the credentials are signaling's, which renews them
 	expires time.Time // of the credentials, by our clock; zero: not known
 }
 

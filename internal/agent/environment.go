@@ -153,7 +153,7 @@ func (e *environment) serversFor(ctx context.Context, c *signaling.Credentials) 
 	}
 	if turn == nil && c != nil {
 		turn = e.parse(c.URIs)
-		s.user, s.pass = c.Username, c.Password
+		s.user, s.pass, s.minted = c.Username, c.Password, true
 		if c.TTL > 0 {
 			s.expires = time.Now().Add(c.TTL * 9 / 10)
 		}

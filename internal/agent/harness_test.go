@@ -36,6 +36,13 @@ type deployment struct {
 
 func deploy(t *testing.T) *deployment {
 	t.Helper()
+	return deployWith(t, func(*signaling.ServerConfig, []byte) {})
+}
+
+// deployWith is deploy with a signaling server that says something else; change
+// is told the relay's secret.
+func deployWith(t *testing.T, change func(cfg *signaling.ServerConfig, secret []byte)) *deployment {
+	t.Helper()
 	secret := []byte("a secret of this test")
 	rs, err := relay.NewServer(relay.ServerConfig{
 		PublicIP: netip.MustParseAddr("127.0.0.1"), Secrets: [][]byte{secret},
@@ -51,14 +58,16 @@ func deploy(t *testing.T) *deployment {
 	for _, a := range rs.STUNAddrs() {
 		stun = append(stun, "stun:"+a.String())
 	}
-	ss, err := signaling.NewServer(signaling.ServerConfig{
+	cfg := signaling.ServerConfig{
 		Token: "token", STUN: stun,
 		TURN: []string{"turn:" + rs.UDPAddr().String() + "?transport=udp", "turn:" + rs.StreamAddr("tcp").String() + "?transport=tcp"},
 		Mint: func(user string, now time.Time) signaling.Credentials {
 			name, pass := relay.Mint(secret, user, time.Hour, now)
 			return signaling.Credentials{Username: name, Password: pass, TTL: time.Hour}
 		},
-	})
+	}
+	change(&cfg, secret)
+	ss, err := signaling.NewServer(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +166,11 @@ func newMachine(t *testing.T, d *deployment, name string) *machine {
 // target that b allows.
 func twoMachines(t *testing.T) (d *deployment, a, b *machine, target string) {
 	t.Helper()
-	d = deploy(t)
+	return twoMachinesOf(t, deploy(t))
+}
+
+func twoMachinesOf(t *testing.T, d *deployment) (_ *deployment, a, b *machine, target string) {
+	t.Helper()
 	a, b, target = newMachine(t, d, "a"), newMachine(t, d, "b"), echo(t)
 	b.cfg.Allow = allow(t, target)
 	return d, a, b, target

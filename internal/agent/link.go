@@ -14,7 +14,6 @@ import (
 	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/punch"
-	"github.com/p2pagent/p2pagent/relay"
 )
 
 // Short names for the two roles of a link.
@@ -46,7 +45,7 @@ type link struct {
 	conn *path.Conn // set by run before anything else starts
 
 	workers sync.WaitGroup
-	orphan  atomic.Pointer[relay.Allocation] // made by a worker, not yet taken by the loop
+	orphans orphans
 
 	// owned by the loop
 	servers       servers
@@ -163,9 +162,7 @@ func (l *link) live() error {
 	if alloc := l.relaying.alloc; alloc != nil {
 		l.conn.RemoveCarrier(alloc) // gives it back to the server
 	}
-	if late := l.orphan.Load(); late != nil {
-		late.Close() // made while the loop was ending
-	}
+	l.orphans.close() // made while the loop was ending
 	return errors.Join(err, l.conn.Close())
 }
 
@@ -393,8 +390,7 @@ func (l *link) detach(gone bool) {
 func (l *link) use(s servers) {
 	l.do(func() {
 		had := len(l.servers.stun)
-		l.servers = s
-		l.allocate()
+		l.useServers(s)
 		if had == 0 && len(s.stun) > 0 {
 			l.gather(l.announce)
 		}

@@ -15,19 +15,20 @@ import (
 
 // relaying is the link's own allocation and the peer's relayed address.
 type relaying struct {
-	alloc      *relay.Allocation
-	allocating bool
-	failures   int
-	retryAt    time.Time
-	err        error // why there is none
-	peer       netip.AddrPort
-	peers      peerRelays
-	waiting    netip.AddrPort      // the peer's newest, when that was one too many
-	takeAt     time.Time           // and until when it waits
-	permitted  map[netip.Addr]bool // on this allocation
-	denied     map[netip.Addr]bool // likewise, by the server
-	permit     turn                // of the announced addresses
-	pair       turn                // of relay to relay
+	alloc     *relay.Allocation
+	try       *allocationTry // under way; nil: none
+	asked     bool           // signaling, for new credentials
+	failures  int
+	retryAt   time.Time
+	err       error // why there is none
+	peer      netip.AddrPort
+	peers     peerRelays
+	waiting   netip.AddrPort      // the peer's newest, when that was one too many
+	takeAt    time.Time           // and until when it waits
+	permitted map[netip.Addr]bool // on this allocation
+	denied    map[netip.Addr]bool // likewise, by the server
+	permit    turn                // of the announced addresses
+	pair      turn                // of relay to relay
 }
 
 // turn lets one worker of a kind run at a time for an allocation, whatever the
@@ -89,164 +90,6 @@ func (p *peerRelays) take(addr netip.AddrPort, now time.Time) (fresh bool, ready
 	p.known = append(p.known, addr)
 	p.known = slices.Clone(p.known[max(0, len(p.known)-maxPeerRelays):])
 	return true, time.Time{}
-}
-
-// allocate gets an allocation, over UDP and, a little later, over TCP and TLS:
-// whichever is there first. Nothing happens when payload may not be relayed.
-func (l *link) allocate() {
-	r := &l.relaying
-	if l.requireDirect() || r.allocating || r.alloc != nil || len(l.servers.turn) == 0 {
-		return
-	}
-	if l.freshCredentials() {
-		return // they come with use
-	}
-	r.allocating, r.retryAt = true, time.Time{}
-	s := l.servers
-	l.work(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, allocateTimeout)
-		defer cancel()
-		alloc, err := firstAllocation(ctx, s, l.env.cfg.Portable, l.trace)
-		l.orphan.Store(alloc)
-		l.do(func() {
-			l.orphan.Store(nil)
-			l.allocated(alloc, err)
-		})
-	})
-}
-
-// freshCredentials asks the signaling server for new credentials when ours are
-// too old for a new allocation, and reports whether an answer will come. Without
-// signaling the old ones have to do.
-func (l *link) freshCredentials() bool {
-	e := l.enc.Load()
-	if e == nil || l.servers.expires.IsZero() || time.Now().Before(l.servers.expires) {
-		return false
-	}
-	l.servers.expires = time.Time{} // ask once
-	l.work(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, sendTimeout)
-		defer cancel()
-		if _, err := e.box.Credentials(ctx); err != nil { // else they come as an event too
-			l.trace.Emit(trace.Failure{Where: "credentials", Err: err.Error()})
-			l.do(l.allocate)
-		}
-	})
-	return true
-}
-
-// firstAllocation tries the servers' transports, each kind with a head start
-// over the next, and returns the first allocation that is made.
-func firstAllocation(ctx context.Context, s servers, portable bool, rec *trace.Recorder) (*relay.Allocation, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type result struct {
-		alloc *relay.Allocation
-		err   error
-	}
-	results := make(chan result, len(s.turn))
-	try := func(t turnServer) {
-		alloc, err := relay.Allocate(ctx, relay.ClientConfig{
-			Server: t.addr, Transport: t.uri.Transport, ServerName: t.uri.Host,
-			Username: s.user, Password: s.pass, Portable: portable, Trace: rec,
-		})
-		results <- result{alloc, err}
-	}
-	pending := slices.Clone(s.turn)
-	slices.SortStableFunc(pending, func(a, b turnServer) int { return transportRank(a) - transportRank(b) })
-
-	var errs []error
-	var won *relay.Allocation
-	next := time.NewTimer(0)
-	defer next.Stop()
-	for running := 0; won == nil && (running > 0 || len(pending) > 0); {
-		select {
-		case <-next.C:
-			if len(pending) > 0 {
-				go try(pending[0])
-				pending = pending[1:]
-				running++
-				next.Reset(tcpHeadStart)
-			}
-		case r := <-results:
-			running--
-			if won = r.alloc; won == nil {
-				errs = append(errs, r.err)
-				next.Reset(0) // the next one need not wait any more
-			}
-			if won != nil && running > 0 {
-				cancel() // the others are of no use; wait for them below
-				for range running {
-					if late := <-results; late.alloc != nil {
-						late.alloc.Close()
-					}
-				}
-			}
-		}
-	}
-	if won != nil {
-		return won, nil
-	}
-	return nil, errors.Join(errs...)
-}
-
-func transportRank(t turnServer) int {
-	return slices.Index([]string{"udp", "tcp", "tls"}, t.uri.Transport)
-}
-
-func (l *link) allocated(alloc *relay.Allocation, err error) {
-	r := &l.relaying
-	r.allocating = false
-	if err == nil {
-		err = l.conn.AddCarrier(alloc, path.Relayed, nil)
-		if err != nil {
-			alloc.Close()
-		}
-	}
-	if r.err = err; err != nil {
-		if errors.Is(err, relay.ErrCredentials) {
-			l.servers.expires = time.Now()
-		}
-		r.failures++
-		r.retryAt = time.Now().Add(allocationBackoff(r.failures))
-		l.reviewVerdict()
-		return
-	}
-	r.alloc, r.failures, r.permitted = alloc, 0, make(map[netip.Addr]bool)
-	r.denied = make(map[netip.Addr]bool)
-	l.work(func(ctx context.Context) {
-		select {
-		case <-alloc.Done():
-			l.do(func() { l.allocationLost(alloc, alloc.Err()) })
-		case <-ctx.Done():
-		}
-	})
-	l.permitPeer()
-	l.tryRelays()
-}
-
-// allocationBackoff grows from one second to half a minute.
-func allocationBackoff(failures int) time.Duration {
-	return min(time.Second<<min(failures-1, 5), 30*time.Second)
-}
-
-func (l *link) allocationLost(alloc *relay.Allocation, err error) {
-	r := &l.relaying
-	if r.alloc != alloc {
-		return
-	}
-	r.err = err
-	l.dropAllocation()
-	l.allocate()
-}
-
-// dropAllocation gives the allocation back, in a worker: its farewell may wait
-// for a server that cannot be reached.
-func (l *link) dropAllocation() {
-	if alloc := l.relaying.alloc; alloc != nil {
-		l.relaying.alloc = nil
-		l.work(func(context.Context) { l.conn.RemoveCarrier(alloc) })
-	}
 }
 
 // permitPeer lets the peer's announced addresses through our relay, and

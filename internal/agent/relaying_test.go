@@ -14,7 +14,14 @@ import (
 // bothRelayed links two machines by relay alone and returns both ends.
 func bothRelayed(t *testing.T) (a, b *link) {
 	t.Helper()
-	_, ma, mb, target := twoMachines(t)
+	a, b, _, _ = relayedBy(t, deploy(t))
+	return a, b
+}
+
+// relayedBy is bothRelayed with a given deployment.
+func relayedBy(t *testing.T, d *deployment) (a, b *link, ma, mb *machine) {
+	t.Helper()
+	_, ma, mb, target := twoMachinesOf(t, d)
 	ma.cfg.RelayOnly, mb.cfg.RelayOnly = true, true
 	peer, _ := befriend(t, ma, mb)
 	ls, err := NewListener(mb.cfg, ListenConfig{})
@@ -24,7 +31,7 @@ func bothRelayed(t *testing.T) (a, b *link) {
 	start(t, ls.Run)
 	c, _ := startConnector(t, ma, peer, ConnectConfig{Timeout: patience})
 	roundTrip(t, forwardTo(t, c, target), 1000)
-	return c.env.live()[0], ls.env.live()[0]
+	return c.env.live()[0], ls.env.live()[0], ma, mb
 }
 
 // onLoop runs f on a link's loop and waits for it.

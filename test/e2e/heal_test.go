@@ -16,6 +16,7 @@ import (
 type split struct {
 	*standing
 	url       string
+	relay     *process
 	signaling *process
 }
 
@@ -26,11 +27,17 @@ func startSplit(t *testing.T, natA, natB string) *split {
 	t.Helper()
 	s := &split{standing: stand(t, natA, natB)}
 	s.write("secret", "a secret of this test\n")
-	relay := s.exec("signal", "signal", "--only", "relay", "--public-ip", "192.0.2.2", "--turn-listen", ":4478",
-		"--turn-secret-file", s.file("secret"), "--allow-peer", "192.0.2.0/24", "--allow-peer", "198.51.100.0/24", "--allow-peer", "203.0.113.0/24")
-	relay.await(t, relay.stderr, `serving turn:\S+transport=tcp`)
+	s.startRelay()
 	s.startSignaling()
 	return s
+}
+
+// startRelay starts the half that carries packets.
+func (s *split) startRelay() {
+	s.t.Helper()
+	s.relay = s.exec("signal", "signal", "--only", "relay", "--public-ip", "192.0.2.2", "--turn-listen", ":4478",
+		"--turn-secret-file", s.file("secret"), "--allow-peer", "192.0.2.0/24", "--allow-peer", "198.51.100.0/24", "--allow-peer", "203.0.113.0/24")
+	s.relay.await(s.t, s.relay.stderr, `serving turn:\S+transport=tcp`)
 }
 
 // startSignaling starts the half that may go and come.

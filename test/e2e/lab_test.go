@@ -149,15 +149,25 @@ func (s *standing) agents(ports []int, flags ...string) (a, b *process) {
 func loopbackPort(port int) string { return "127.0.0.1:" + strconv.Itoa(port) }
 
 // awaitEvent waits until a program that runs with --json has printed an event that
-// matches.
-func awaitEvent(t *testing.T, p *process, what string, match func(trace.Event) bool) {
+// matches, and returns it.
+func awaitEvent(t *testing.T, p *process, what string, match func(trace.Event) bool) trace.Record {
+	t.Helper()
+	return awaitEvents(t, p, what, 1, match)
+}
+
+// awaitEvents waits for n events that match, and returns the last of them.
+func awaitEvents(t *testing.T, p *process, what string, n int, match func(trace.Event) bool) trace.Record {
 	t.Helper()
 	deadline := time.After(patience)
 	for {
 		text, changed := p.stdout.look()
+		left := n
 		for r, err := range trace.Read(strings.NewReader(text)) {
-			if err == nil && match(r.Event) { // the last line may be half written
-				return
+			if err != nil || !match(r.Event) { // the last line may be half written
+				continue
+			}
+			if left--; left == 0 {
+				return r
 			}
 		}
 		select {
@@ -166,6 +176,7 @@ func awaitEvent(t *testing.T, p *process, what string, match func(trace.Event) b
 			t.Fatalf("%s ended (%v) without %s:\n%s", p.name, p.cmd.ProcessState, what, p.stderr)
 		case <-deadline:
 			t.Fatalf("%s: no %s within %v:\n%s", p.name, what, patience, p.stderr)
+			return trace.Record{}
 		}
 	}
 }
