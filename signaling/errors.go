@@ -167,7 +167,7 @@ func malformed(text string) error {
 func sentence(c Code) string {
 	switch c {
 	case CodeRate:
-		return "too many attempts from this address, wait a little"
+		return "too many pairing numbers were asked for from this address"
 	case CodeUnknown:
 		return "nobody waits under this number"
 	case CodeTaken:

@@ -343,6 +343,9 @@ func (m *Mailbox) refusedLocked(msg message) {
 	case ignore:
 		m.answerLocked(credentialsAnswer{err: err})
 	case tryAgain:
+		if err.Code == CodeRate {
+			m.c.emitState("held", errors.New(printable(err.Message, 200)))
+		}
 		m.tries++
 		m.retryLocked(wait)
 	case giveUp:

@@ -107,6 +107,7 @@ func (s *state) join(now time.Time, conn connID, m message) []effect {
 	parted, ok := s.makeRoom(b, number)
 	if !ok {
 		effects := refuse(conn, m, CodeRate)
+		effects[0].msg.Text = "too much waits to be read in this mailbox"
 		effects[0].msg.RetryAfterMS = int(time.Second / time.Millisecond)
 		return effects
 	}

@@ -106,6 +106,8 @@ func brief(r trace.Record) (text, tone string) {
 			return "signaling: connected to " + e.URL, ""
 		case "lost":
 			return "signaling: no connection to " + e.URL + because(e.Why) + "; trying again", yellow
+		case "held":
+			return "signaling: the server makes us wait" + because(e.Why) + "; trying again", yellow
 		}
 	case trace.PeerState:
 		switch {

@@ -26,6 +26,7 @@ func TestLine(t *testing.T) {
 	}{
 		{"connected", trace.SignalState{URL: "ws://h:1", State: "connected"}, "signaling: connected to ws://h:1", ""},
 		{"connecting", trace.SignalState{URL: "ws://h:1", State: "connecting"}, "", ""},
+		{"held", trace.SignalState{URL: "ws://h:1", State: "held", Why: "too many"}, "signaling: the server makes us wait: too many; trying again", yellow},
 		{"lost", trace.SignalState{URL: "ws://h:1", State: "lost", Why: "refused."}, "signaling: no connection to ws://h:1: refused; trying again", yellow},
 		{"there", trace.PeerState{Present: true}, "bob: there", ""},
 		{"there again", trace.PeerState{Present: true, Why: "restarted, linking anew"}, "bob: restarted, linking anew", ""},

@@ -44,7 +44,7 @@ type Candidate struct {
 // SignalState is the connection to the signaling server.
 type SignalState struct {
 	URL   string `json:"url"`
-	State string `json:"state"` // connecting, connected, lost, refused
+	State string `json:"state"` // connecting, connected, lost, refused, held (back for a while)
 	Why   string `json:"why,omitempty"`
 }
 
