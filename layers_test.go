@@ -52,13 +52,14 @@ var only = map[string][]string{
 // parts of ours but what ours is measured against, as anybody would use them: behind
 // internal/session and relay they would be something else.
 var owner = map[string][]string{
-	"github.com/pion/ice/v3":       {"punch"},
-	"github.com/pion/turn/v3":      {"relay", "test/bench"},
-	"github.com/pion/stun/v2":      {"internal/stunmsg", "relay", "punch"},
-	"github.com/gorilla/websocket": {"signaling"},
-	"github.com/quic-go/quic-go":   {"internal/session", "test/bench"},
-	"github.com/flynn/noise":       {"internal/identity"},
-	"github.com/spf13/cobra":       {"cmd/p2pagent", "cmd/signal"},
+	"github.com/pion/ice/v3":         {"punch"},
+	"github.com/pion/turn/v3":        {"relay", "test/bench"},
+	"github.com/pion/stun/v2":        {"internal/stunmsg", "relay", "punch"},
+	"github.com/gorilla/websocket":   {"signaling"},
+	"github.com/pires/go-proxyproto": {"signaling"},
+	"github.com/quic-go/quic-go":     {"internal/session", "test/bench"},
+	"github.com/flynn/noise":         {"internal/identity"},
+	"github.com/spf13/cobra":         {"cmd/p2pagent", "cmd/signal"},
 }
 
 type listed struct {

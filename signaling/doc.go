@@ -8,7 +8,8 @@
 //
 // Begin reading at state.go, the rules of the mailboxes without any socket.
 // messages.go is the wire, limits.go the limits, server.go and serverconn.go
-// the loops around the rules. client.go connects and reconnects, mailbox.go is
+// the loops around the rules, accept.go, source.go and pending.go what becomes of
+// a connection before it may join anything. client.go connects and reconnects, mailbox.go is
 // what an agent holds.
 //
 // # Mailboxes
@@ -47,6 +48,27 @@
 //
 // The access token of the server travels in hello. It is never part of a URL
 // that is sent anywhere.
+//
+// Until its hello is good a connection is pending: it has no part in anything,
+// and no place that somebody else could miss. The server has room for 2048 of
+// them, and when that is used up the oldest one of the address that has the most
+// is closed for the next one.
+//
+// The server counts by source address: connections, joins and claims of
+// nameplates, seats. Behind a proxy that it was told to trust, that is the
+// rightmost address of X-Forwarded-For that is no trusted proxy itself, or the one
+// in the header of the PROXY protocol. Anybody else who says for whom he speaks
+// is not believed.
+//
+// The name in the Host header is not checked, unless the server was told which
+// names to answer under. Such a check is against DNS rebinding: a web page loaded
+// under a name that was then pointed at a server near the reader. Here it has
+// nothing to guard. Browsers send Origin with every WebSocket, pages cannot leave
+// it out, and each Origin that was not allowed is refused, be it the server's own
+// name. That holds for an open server too. And nothing that a browser adds by
+// itself, such as a cookie, is a permission here; the token is, and the page does
+// not have it. The check did harm: it kept out who used a name, and proxies that
+// pass the name on.
 //
 // The server sends a ping every 25 s and gives up on a client that is silent
 // for 10 s more. A client gives up on a server that is silent for 40 s.
@@ -111,6 +133,8 @@
 //	malformed       1008  not as specified here (1003 binary frame, 1007 not UTF-8)
 //	too_large       1009  a frame over 65536 bytes
 //	rate            1008  faster than rate or byte_rate
+//	full            1013  no room for one more connection, at all or from this
+//	                      address; see retry_after_ms
 //
 // These concern one message, the mailbox or ref in it, and nothing else:
 //

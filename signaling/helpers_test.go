@@ -40,7 +40,8 @@ func serve(t testing.TB, cfg ServerConfig) *testServer {
 	return serveOn(t, cfg, ln)
 }
 
-func serveOn(t testing.TB, cfg ServerConfig, ln net.Listener) *testServer {
+// serveOn is serve on a given listener, with more on top of the server's own.
+func serveOn(t testing.TB, cfg ServerConfig, ln net.Listener, more ...func(net.Listener) net.Listener) *testServer {
 	t.Helper()
 	if cfg.Limits.DrainSpread == 0 {
 		cfg.Limits.DrainSpread = time.Nanosecond
@@ -51,6 +52,10 @@ func serveOn(t testing.TB, cfg ServerConfig, ln net.Listener) *testServer {
 	}
 	ts := &testServer{Server: s, http: s.HTTPServer(), addr: ln.Addr().String()}
 	ts.address = "ws://" + ts.addr
+	ln = s.Listener(ln)
+	for _, wrap := range more {
+		ln = wrap(ln)
+	}
 	served := make(chan struct{})
 	go func() {
 		defer close(served)

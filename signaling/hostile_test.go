@@ -199,7 +199,8 @@ func TestHostile(t *testing.T) {
 			handshake(t, ts, http.Header{"Origin": {"https://good.example"}}, http.StatusSwitchingProtocols, "")
 		}},
 		{name: "bad Host", cfg: ServerConfig{Hosts: []string{"signal.example"}}, attack: func(t *testing.T, ts *testServer) {
-			handshake(t, ts, http.Header{"Host": {"evil.example:80"}}, http.StatusForbidden, "host name")
+			handshake(t, ts, http.Header{"Host": {"evil.example:80"}}, http.StatusForbidden, "start it with --host evil.example too")
+			handshake(t, ts, http.Header{"Host": {"evil<i>:80"}}, http.StatusForbidden, "start it with --host NAME too")
 			handshake(t, ts, http.Header{"Host": {"Signal.Example.:80"}}, http.StatusSwitchingProtocols, "")
 			handshake(t, ts, http.Header{"Host": {"[2001:db8::1]:80"}}, http.StatusSwitchingProtocols, "")
 		}},
@@ -215,23 +216,56 @@ func TestHostile(t *testing.T) {
 			}
 		}},
 		{name: "more connections than there is room for", cfg: ServerConfig{Limits: Limits{Connections: 6}}, attack: func(t *testing.T, ts *testServer) {
-			dialRaw(t, ts)
-			dialRaw(t, ts) // four in all with the good pair
-			hog1, hog2 := dialRaw(t, ts), dialRaw(t, ts)
+			late := dialRaw(t, ts)
+			hello(t, ts)
+			hello(t, ts) // four in all with the good pair
+			hog1, hog2 := hello(t, ts), hello(t, ts)
 			handshake(t, ts, nil, http.StatusServiceUnavailable, "full")
 			if resp := get(t, ts, "/healthz"); resp != "503 full" {
 				t.Errorf("healthz: %s", resp)
 			}
+			late.say(message{Type: typeHello, Version: Version})
+			if m := late.expectError(CodeFull); m.RetryAfterMS < 1000 || !strings.Contains(m.Text, "full") {
+				t.Errorf("the error is %+v", m)
+			}
+			late.expectClose(websocket.CloseTryAgainLater)
 			hog1.Close()
 			hog2.Close()
 			until(t, "room again", func() bool { return ts.admittedNow() <= 4 && get(t, ts, "/healthz") == "200 ok" })
 		}},
 		{name: "more connections than one address may have", cfg: ServerConfig{Limits: Limits{ConnectionsPerAddress: 4}}, attack: func(t *testing.T, ts *testServer) {
-			a, b := dialRaw(t, ts), dialRaw(t, ts)
+			a, b := hello(t, ts), hello(t, ts)
 			handshake(t, ts, nil, http.StatusServiceUnavailable, "this address")
 			a.Close()
 			b.Close()
 			until(t, "room again", func() bool { return ts.admittedNow() == 2 })
+		}},
+		{name: "WebSockets without hello", cfg: crowded, attack: func(t *testing.T, ts *testServer) {
+			for range 3 * crowded.Limits.Pending {
+				dialRaw(t, ts)
+			}
+			if st := ts.Stats(); st.Displaced < int64(crowded.Limits.Pending) || st.Pending > crowded.Limits.Pending {
+				t.Errorf("%+v", st)
+			}
+		}},
+		{name: "WebSockets with a wrong token, left open", cfg: crowded, attack: func(t *testing.T, ts *testServer) {
+			for range 3 * crowded.Limits.Pending {
+				r := dialRaw(t, ts)
+				r.say(message{Type: typeHello, Version: Version, Token: "wrong"})
+			}
+		}},
+		{name: "connections that ask nothing", cfg: crowded, attack: func(t *testing.T, ts *testServer) {
+			for range 3 * crowded.Limits.Pending {
+				c, err := net.Dial("tcp", ts.addr)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Cleanup(func() { c.Close() })
+			}
+			until(t, "all accepted", func() bool {
+				st := ts.Stats()
+				return st.Pending == crowded.Limits.Pending && st.Displaced >= int64(2*crowded.Limits.Pending)
+			})
 		}},
 		{name: "one connection dies in the handshake", attack: func(t *testing.T, ts *testServer) {
 			c, err := net.Dial("tcp", ts.addr)
@@ -253,6 +287,10 @@ func TestHostile(t *testing.T) {
 		})
 	}
 }
+
+// crowded has little room for who does not say hello, and would count so many
+// connections of one address as too many.
+var crowded = ServerConfig{Token: "secret", Limits: Limits{Pending: 8, ConnectionsPerAddress: 8}}
 
 func withWriteTimeout(l Limits, d time.Duration) Limits {
 	l.WriteTimeout = d
@@ -386,8 +424,7 @@ func handshake(t *testing.T, ts *testServer, header http.Header, status int, sen
 	}
 }
 
-// admittedNow is how many connections have a place, which they keep a little longer
-// than they are counted.
+// admittedNow is how many connections have said hello and have not ended.
 func (ts *testServer) admittedNow() int {
 	ts.mu.Lock()
 	defer ts.mu.Unlock()

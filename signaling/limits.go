@@ -24,8 +24,9 @@ type Limits struct {
 	// addresses together, raise the alarm in Stats; 120.
 	FailedJoins int
 
-	Connections           int // at the same time; 16384
+	Connections           int // that have said hello, at the same time; 16384
 	ConnectionsPerAddress int // likewise of one source address; 1024
+	Pending               int // connections that have not, at the same time: beyond, the oldest make way; 2048
 	Nameplates            int // in use or resting; 20000
 	OpaqueMailboxes       int // at the same time; 131072
 	SeatsPerAddress       int // likewise of one source address, in all mailboxes; 16384: several listeners share one, each with some hundred peers
@@ -68,6 +69,7 @@ func (l Limits) withDefaults() Limits {
 	def(&l.FailedJoins, 120)
 	def(&l.Connections, 16384)
 	def(&l.ConnectionsPerAddress, 1024)
+	def(&l.Pending, 2048)
 	def(&l.Nameplates, 20000)
 	l.Nameplates = min(l.Nameplates, 1_000_000) // of the nine million there are
 	def(&l.OpaqueMailboxes, 128<<10)
@@ -174,17 +176,6 @@ func (p *perAddress) forget(now time.Time, perSecond float64) {
 			delete(p.buckets, addr)
 		}
 	}
-}
-
-// sourceOf is what counts as one source: an IPv4 address or an IPv6 /64, the
-// least that one subscriber has to itself.
-func sourceOf(addr netip.Addr) netip.Addr {
-	addr = addr.Unmap().WithZone("")
-	if addr.Is6() {
-		p, _ := addr.Prefix(64) // 64 is within an IPv6 address
-		return p.Addr()
-	}
-	return addr
 }
 
 // An alarm counts failures from everywhere within the current minute.

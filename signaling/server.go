@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -39,13 +40,16 @@ type ServerConfig struct {
 	Mint func(user string, now time.Time) Credentials
 	// STUN and TURN are the URIs given to clients.
 	STUN, TURN []string
-	// Hosts are the names under which browsers and proxies may address the
-	// server, besides IP literals and localhost; "*" is any. This is what
-	// stops DNS rebinding.
+	// Hosts are the only names under which the server answers, besides IP
+	// addresses and localhost. Nil: under any. The package comment says why
+	// none need to be given.
 	Hosts []string
 	// Origins are the web origins allowed to connect, such as
 	// "https://example.org". Agents send none, and need none.
 	Origins []string
+	// TrustedProxies are believed when they say for whom they speak, in
+	// X-Forwarded-For or by the PROXY protocol. Nil: nobody is.
+	TrustedProxies []netip.Prefix
 
 	Limits   Limits
 	Software string           // told to clients, at most 64 bytes
@@ -55,11 +59,13 @@ type ServerConfig struct {
 
 // Stats counts what a server does and did since it began.
 type Stats struct {
-	Connections  int   `json:"connections"`
-	Mailboxes    int   `json:"mailboxes"`  // nameplates included
-	Nameplates   int   `json:"nameplates"` // in use or resting
-	Accepted     int64 `json:"accepted"`   // connections that said hello rightly
-	Refused      int64 `json:"refused"`    // HTTP requests turned away
+	Connections  int   `json:"connections"` // that have said hello
+	Pending      int   `json:"pending"`     // that have not yet
+	Displaced    int64 `json:"displaced"`   // pending ones that made way for others
+	Mailboxes    int   `json:"mailboxes"`   // nameplates included
+	Nameplates   int   `json:"nameplates"`  // in use or resting
+	Accepted     int64 `json:"accepted"`    // connections that said hello rightly
+	Refused      int64 `json:"refused"`     // turned away before or at hello, for lack of room above all
 	Unauthorized int64 `json:"unauthorized"`
 	Breaches     int64 `json:"breaches"` // connections closed for breaking the protocol
 	RateLimited  int64 `json:"rate_limited"`
@@ -79,12 +85,15 @@ type Server struct {
 	token    [sha256.Size]byte
 	userKey  []byte // makes pseudonyms of seat tokens
 	upgrader websocket.Upgrader
-	handlers sync.WaitGroup // one per admitted connection
+	handlers sync.WaitGroup // one per WebSocket
+
+	lacksHeader, lacksTrust sync.Once // advice about proxies that was given
 
 	mu       sync.Mutex
 	state    *state
 	conns    map[connID]*serverConn
-	admitted map[netip.Addr]int // connections per source, handshakes included
+	pending  *pending
+	admitted map[netip.Addr]int // connections per source that have said hello
 	total    int                // their sum
 	lastID   connID
 	joins    *perAddress
@@ -111,6 +120,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 		token:    sha256.Sum256([]byte(cfg.Token)),
 		userKey:  make([]byte, 32),
 		conns:    make(map[connID]*serverConn),
+		pending:  newPending(cfg.Limits.Pending),
 		admitted: make(map[netip.Addr]int),
 		joins:    newPerAddress(cfg.Limits.Joins),
 		claims:   newPerAddress(cfg.Limits.Claims),
@@ -172,8 +182,9 @@ func randomBelow(n int) int {
 }
 
 // HTTPServer returns an http.Server around s with the timeouts it needs. The
-// caller listens, serves and shuts down: http.Server.Shutdown first, which
-// stops accepting, then Drain for the WebSockets, which Shutdown does not know.
+// caller listens, wraps that with Listener, serves and shuts down:
+// http.Server.Shutdown first, which stops accepting, then Drain for the
+// WebSockets, which Shutdown does not know.
 func (s *Server) HTTPServer() *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true) // the WebSocket handshake is one of HTTP/1.1
@@ -185,6 +196,7 @@ func (s *Server) HTTPServer() *http.Server {
 		WriteTimeout:      10 * time.Second,
 		IdleTimeout:       30 * time.Second,
 		MaxHeaderBytes:    8 << 10,
+		ConnContext:       withConn,
 		ErrorLog:          slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 	}
 }
@@ -225,7 +237,7 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 	}
 	switch {
 	case !hostAllowed(r.Host, s.cfg.Hosts):
-		refuse(http.StatusForbidden, "this server does not serve the host name in the request; use its IP address, or name it where the server is started")
+		refuse(http.StatusForbidden, wrongHost(r.Host))
 		return
 	case !websocket.IsWebSocketUpgrade(r):
 		w.Header().Set("Upgrade", "websocket")
@@ -236,40 +248,69 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusForbidden, "web pages of this origin may not connect to this signal server")
 		return
 	}
-	source := sourceOf(remoteAddr(r))
-	if why := s.admit(source); why != "" {
-		w.Header().Set("Retry-After", "5")
+	source, conn := s.sourceOfRequest(r)
+	if why := s.mayUpgrade(source); why != "" {
+		w.Header().Set("Retry-After", strconv.Itoa(int(retryFull/time.Second)))
 		refuse(http.StatusServiceUnavailable, why)
 		return
 	}
 	defer s.handlers.Done()
-	defer s.release(source)
 	ws, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil { // Upgrade has answered
 		s.count(func(st *Stats) { st.Refused++ })
 		return
 	}
-	s.serveConn(ws, source)
+	s.serveConn(ws, conn, source)
 }
 
-// admit reserves a place for one more connection, or says why there is none.
-func (s *Server) admit(source netip.Addr) (why string) {
+// retryFull is how long somebody should wait for whom there is no room.
+const retryFull = 5 * time.Second
+
+// mayUpgrade says why a connection may not become a WebSocket. A place it gets
+// with its hello; that there is none now is told sooner.
+func (s *Server) mayUpgrade(source netip.Addr) (why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	switch {
-	case s.draining:
+	if s.draining {
 		return "this signal server is stopping, try again soon"
+	}
+	if why := s.fullFor(source); why != "" {
+		return why
+	}
+	s.handlers.Add(1) // under mu: not after Drain has begun to wait
+	return ""
+}
+
+// fullFor says why there is no room for one more connection that has said
+// hello. It is called with mu held.
+func (s *Server) fullFor(source netip.Addr) (why string) {
+	switch {
 	case s.total >= s.cfg.Limits.Connections:
 		return "this signal server is full, try again later"
 	case s.admitted[source] >= s.cfg.Limits.ConnectionsPerAddress:
 		return "too many connections from this address"
 	}
-	s.total++
-	s.admitted[source]++
-	s.handlers.Add(1) // under mu: not after Drain has begun to wait
 	return ""
 }
 
+// admit makes a connection that has said a good hello one of those that count.
+func (s *Server) admit(c *serverConn) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if why := s.fullFor(c.source); why != "" {
+		return &breach{CodeFull, why, websocket.CloseTryAgainLater}
+	}
+	s.total++
+	s.admitted[c.source]++
+	s.stats.Accepted++
+	c.admitted = true
+	if c.conn != nil {
+		s.pending.remove(c.conn)
+	}
+	return nil
+}
+
+// release is the end of a connection that was admitted.
 func (s *Server) release(source netip.Addr) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -279,28 +320,32 @@ func (s *Server) release(source netip.Addr) {
 	}
 }
 
-func remoteAddr(r *http.Request) netip.Addr {
-	ap, err := netip.ParseAddrPort(r.RemoteAddr)
-	if err != nil { // a Unix socket, say: all of it is one source
-		return netip.Addr{}
+// hostAllowed decides on the Host header.
+func hostAllowed(hostport string, names []string) bool {
+	host := hostOf(hostport)
+	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" {
+		return true
 	}
-	return ap.Addr()
+	return len(names) == 0 || slices.ContainsFunc(names, func(name string) bool { return strings.EqualFold(name, host) })
 }
 
-// hostAllowed decides on the Host header: a name that somebody points at this
-// server without being told to is the mark of DNS rebinding.
-func hostAllowed(hostport string, names []string) bool {
+// hostOf is the name in a Host header, in lower case and without the port.
+func hostOf(hostport string) string {
 	host := hostport
 	if h, _, err := net.SplitHostPort(hostport); err == nil {
 		host = h
 	}
-	host = strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
-	if _, err := netip.ParseAddr(host); err == nil || host == "localhost" {
-		return true
+	return strings.TrimSuffix(strings.ToLower(strings.Trim(host, "[]")), ".")
+}
+
+// wrongHost says how the server would answer under the name. It repeats only
+// what looks like one.
+func wrongHost(hostport string) string {
+	name := hostOf(hostport)
+	if len(name) > 100 || strings.Trim(name, "abcdefghijklmnopqrstuvwxyz0123456789-.") != "" || name == "" {
+		name = "NAME"
 	}
-	return slices.ContainsFunc(names, func(name string) bool {
-		return name == "*" || strings.EqualFold(name, host)
-	})
+	return "this server was told to answer under other names only; start it with --host " + name + " too"
 }
 
 // originAllowed decides on the Origin header, which only browsers send.
@@ -318,7 +363,7 @@ func (s *Server) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	st := s.stats
-	st.Connections = len(s.conns)
+	st.Connections, st.Pending = s.total, s.pending.total
 	st.Mailboxes = len(s.state.boxes)
 	st.Nameplates = len(s.state.nameplates)
 	st.Parted = s.state.parted

@@ -69,14 +69,18 @@ func TestHostAllowed(t *testing.T) {
 		{host: "[2001:db8::1]", want: true},
 		{host: "localhost:8080", want: true},
 		{host: "LOCALHOST", want: true},
-		{host: "localhost.evil.example"},
-		{host: "evil.example:8080"},
-		{host: "192.0.2.1.evil.example"},
-		{host: ""},
+		{host: "evil.example:8080", want: true},
+		{host: "", want: true},
+		{host: "192.0.2.1:8080", names: []string{"signal.example"}, want: true},
+		{host: "[2001:db8::1]", names: []string{"signal.example"}, want: true},
+		{host: "localhost", names: []string{"signal.example"}, want: true},
+		{host: "localhost.evil.example", names: []string{"signal.example"}},
+		{host: "evil.example:8080", names: []string{"signal.example"}},
+		{host: "192.0.2.1.evil.example", names: []string{"signal.example"}},
+		{host: "", names: []string{"signal.example"}},
 		{host: "signal.example:443", names: []string{"other.example", "signal.example"}, want: true},
 		{host: "SIGNAL.example.", names: []string{"signal.example"}, want: true},
 		{host: "x.signal.example", names: []string{"signal.example"}},
-		{host: "evil.example", names: []string{"*"}, want: true},
 	}
 	for _, tt := range tests {
 		if got := hostAllowed(tt.host, tt.names); got != tt.want {

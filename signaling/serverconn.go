@@ -23,6 +23,7 @@ type serverConn struct {
 	s      *Server
 	id     connID
 	ws     *websocket.Conn
+	conn   *acceptedConn // below ws; nil: not from Listener
 	source netip.Addr
 
 	out     chan frame
@@ -35,14 +36,15 @@ type serverConn struct {
 	closeText string
 
 	// owned by the reader
-	greeted bool
-	meter   meter
+	greeted  bool
+	admitted bool
+	meter    meter
 }
 
 // serveConn serves a connection until it ends.
-func (s *Server) serveConn(ws *websocket.Conn, source netip.Addr) {
+func (s *Server) serveConn(ws *websocket.Conn, conn *acceptedConn, source netip.Addr) {
 	c := &serverConn{
-		s: s, ws: ws, source: source,
+		s: s, ws: ws, conn: conn, source: source,
 		out:     make(chan frame, s.cfg.Limits.QueueMessages),
 		pong:    make(chan string, 1),
 		closing: make(chan struct{}),
@@ -63,6 +65,9 @@ func (s *Server) serveConn(ws *websocket.Conn, source netip.Addr) {
 		io.Copy(io.Discard, c.ws.NetConn())
 	}
 	c.ws.Close()
+	if c.admitted {
+		s.release(c.source)
+	}
 }
 
 // end starts the closing that the reader's error calls for. Errors of the
@@ -79,6 +84,8 @@ func (c *serverConn) end(err error) {
 			st.Unauthorized++
 		case CodeRate:
 			st.RateLimited++
+		case CodeFull:
+			st.Refused++
 		default:
 			st.Breaches++
 		}
@@ -91,8 +98,11 @@ func (c *serverConn) end(err error) {
 // tell queues the error message for a breach.
 func (c *serverConn) tell(b *breach) {
 	m := message{Type: typeError, Code: b.code, Text: b.text}
-	if b.code == CodeVersion {
+	switch b.code {
+	case CodeVersion:
 		m.Version = Version
+	case CodeFull:
+		m.RetryAfterMS = int(retryFull / time.Millisecond)
 	}
 	c.queue(frame{b: encode(m)}) // no room: the close code must do
 }
@@ -182,8 +192,10 @@ func (c *serverConn) take(b []byte) error {
 		if err := c.s.hello(m); err != nil {
 			return err
 		}
+		if err := c.s.admit(c); err != nil {
+			return err
+		}
 		c.greeted = true
-		c.s.count(func(st *Stats) { st.Accepted++ })
 		c.queue(frame{b: encode(c.s.welcome())}) // the first in the queue
 	case m.Type == typeHello:
 		return malformed("hello twice")

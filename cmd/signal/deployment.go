@@ -164,12 +164,12 @@ func (d *deployment) openSignaling(secret []byte, tlsConfig *tls.Config) error {
 		d.token = string(tokens[0])
 	}
 	stun, turn := d.uris()
-	hosts := []string{p.publicIP.String()}
-	if d.host != "" {
+	hosts := p.hosts
+	if hosts != nil && d.host != "" {
 		hosts = append(hosts, d.host)
 	}
 	cfg := signaling.ServerConfig{
-		Token: d.token, STUN: stun, TURN: turn, Hosts: hosts,
+		Token: d.token, STUN: stun, TURN: turn, Hosts: hosts, TrustedProxies: p.proxies,
 		Software: "signal", Log: d.log.With("part", "signaling"),
 	}
 	if len(turn) > 0 {
@@ -186,6 +186,7 @@ func (d *deployment) openSignaling(secret []byte, tlsConfig *tls.Config) error {
 	if err != nil {
 		return err
 	}
+	ln = s.Listener(ln)
 	if tlsConfig != nil {
 		ln = tls.NewListener(ln, tlsConfig)
 	}

@@ -25,6 +25,7 @@ type options struct {
 	relayPorts, relayRate           string
 	allowPeers                      []string
 	turnURIs, stunURIs              []string
+	hosts, trustedProxies           []string
 	open                            bool
 	only, admin                     string
 	grace                           time.Duration
@@ -48,6 +49,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringArrayVar(&o.allowPeers, "allow-peer", nil, "let clients relay to this denied `CIDR`; repeatable")
 	f.StringArrayVar(&o.turnURIs, "turn-uri", nil, "TURN `URI` to announce beside our own, or instead with --only signaling; repeatable")
 	f.StringArrayVar(&o.stunURIs, "stun-uri", nil, "STUN `URI`, likewise; repeatable")
+	f.StringArrayVar(&o.hosts, "host", nil, "answer under this `name` only, besides IP addresses and the name of the certificate; repeatable (default: under any)")
+	f.StringArrayVar(&o.trustedProxies, "trusted-proxy", nil, "believe proxies in this `CIDR` for whom they speak (X-Forwarded-For, PROXY protocol); repeatable")
 	f.BoolVar(&o.open, "open", false, "let anybody in, without a token")
 	f.StringVar(&o.only, "only", "", "serve one half: `signaling|relay`")
 	f.StringVar(&o.admin, "admin", "", "`address` for counters as JSON at /stats and /events; without a host on loopback")
@@ -74,6 +77,8 @@ type plan struct {
 	allow      []netip.Prefix
 	turnURIs   []string
 	stunURIs   []string
+	hosts      []string       // nil: any
+	proxies    []netip.Prefix // that are trusted
 
 	tlsCert, tlsKey, domain string
 	stateDir                string
@@ -141,6 +146,16 @@ func (o *options) plan(getenv func(string) string) (*plan, error) {
 	}
 	check(checkURIs("--turn-uri", o.turnURIs, "turn:", "turns:"))
 	check(checkURIs("--stun-uri", o.stunURIs, "stun:", "stuns:"))
+	for _, s := range o.hosts {
+		host, err := parseHost(s)
+		check(err)
+		p.hosts = append(p.hosts, host)
+	}
+	for _, s := range o.trustedProxies {
+		prefix, err := parseProxies(s)
+		check(err)
+		p.proxies = append(p.proxies, prefix)
+	}
 	check(p.addresses(o))
 	if len(errs) > 0 {
 		return nil, usageError(errors.Join(errs...))
@@ -261,6 +276,32 @@ func parseRate(flag, s string) (int64, error) {
 		return 0, fmt.Errorf("%s %q: want bits per second, from 64k to 1000G, such as 10M", flag, s)
 	}
 	return int64(v), nil
+}
+
+// parseHost reads a host name, or an IP address.
+func parseHost(s string) (string, error) {
+	name := strings.TrimSuffix(s, ".")
+	if _, err := netip.ParseAddr(name); err != nil && (name == "" || strings.ContainsAny(name, ":/*@[] ")) {
+		return "", fmt.Errorf("--host %q: want the name alone, such as rendezvous.example.org", s)
+	}
+	return name, nil
+}
+
+// parseProxies reads the addresses of proxies: a prefix, or one address.
+func parseProxies(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if a, aErr := netip.ParseAddr(s); aErr == nil {
+		p, err = netip.PrefixFrom(a, a.BitLen()), nil
+	}
+	switch {
+	case err != nil:
+		return netip.Prefix{}, fmt.Errorf("--trusted-proxy %q: want an address or a CIDR, such as 127.0.0.1 or 10.0.0.0/8", s)
+	case p.Addr().Is4In6():
+		return netip.Prefix{}, fmt.Errorf("--trusted-proxy %s: write it as an IPv4 CIDR", s)
+	case p.Bits() == 0:
+		return netip.Prefix{}, fmt.Errorf("--trusted-proxy %s: would let everybody make up an address; name your proxies only", s)
+	}
+	return p.Masked(), nil
 }
 
 func checkURIs(flag string, uris []string, schemes ...string) error {

@@ -463,6 +463,13 @@ func TestUsageErrors(t *testing.T) {
 		"negative grace":    {"--grace", "-1s"},
 		"grace not a time":  {"--grace", "soon"},
 		"several mistakes":  {"--only", "x", "--relay-ports", "y"},
+		"host with scheme":  {"--host", "ws://rendezvous.example"},
+		"host with port":    {"--host", "rendezvous.example:8080"},
+		"any host":          {"--host", "*"},
+		"empty host":        {"--host", ""},
+		"proxy by name":     {"--trusted-proxy", "caddy"},
+		"every proxy":       {"--trusted-proxy", "0.0.0.0/0"},
+		"mapped proxy":      {"--trusted-proxy", "::ffff:10.0.0.0/104"},
 		"alt IP half wrong": {"--alt-ip", "192.0.2.1/x"},
 	} {
 		t.Run(name, func(t *testing.T) {

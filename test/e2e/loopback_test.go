@@ -240,15 +240,16 @@ func (h *home) startWith(t *testing.T, env []string, stdin io.Reader, args ...st
 // A deployment is a signal server on loopback.
 type deployment struct {
 	*process
+	more []string // flags
 	home *home
 	url  string
 	turn netip.AddrPort // UDP and TCP
 }
 
-// deploy starts a signal server on free ports.
-func deploy(t *testing.T) *deployment {
+// deploy starts a signal server on free ports, with more flags than it needs.
+func deploy(t *testing.T, more ...string) *deployment {
 	t.Helper()
-	d := &deployment{home: newHome(t, "")}
+	d := &deployment{home: newHome(t, ""), more: more}
 	turn := freePorts(t)
 	d.run(t, fmt.Sprintf("127.0.0.1:%d", turn+2), fmt.Sprintf("127.0.0.1:%d", turn))
 	return d
@@ -298,8 +299,8 @@ func free(port int) bool {
 // run starts the server at the given addresses and waits until it serves.
 func (d *deployment) run(t *testing.T, listen, turn string) {
 	t.Helper()
-	d.process = start(t, "signal", d.home.env(), nil,
-		"--public-ip", "127.0.0.1", "--listen", listen, "--turn-listen", turn, "--allow-peer", "127.0.0.0/8", "--grace", "1s")
+	d.process = start(t, "signal", d.home.env(), nil, append([]string{
+		"--public-ip", "127.0.0.1", "--listen", listen, "--turn-listen", turn, "--allow-peer", "127.0.0.0/8", "--grace", "1s"}, d.more...)...)
 	d.url = d.await(t, d.stdout, `export P2PAGENT_SIGNAL=(\S+)\n`)[1]
 	d.turn = netip.MustParseAddrPort(d.await(t, d.stderr, `serving turn:(\S+)\?transport=tcp`)[1])
 }

@@ -153,7 +153,7 @@ func TestBadHellos(t *testing.T) {
 		status     int
 	}{
 		{"a page of another site", "/v1", []string{"Origin: http://evil.example"}, http.StatusForbidden},
-		{"a name that was pointed at us", "/v1", []string{"Host: evil.example"}, http.StatusForbidden},
+		{"a page whose name was pointed at us", "/v1", []string{"Host: evil.example", "Origin: http://evil.example"}, http.StatusForbidden},
 		{"another path", "/v2", nil, http.StatusNotFound},
 		{"an old version of WebSocket", "/v1", []string{"Sec-WebSocket-Version: 8"}, http.StatusBadRequest},
 	} {
