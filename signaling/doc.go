@@ -22,9 +22,10 @@
 //     by both agents from a secret they share. It exists while somebody is in
 //     it. It holds at most 16 guests.
 //   - A nameplate is named by 4 to 7 decimal digits without leading zero. The
-//     server picks it when a listener claims one, for people to type. It takes
-//     one guest ever, and ends ten minutes after the claim, or after its guest
-//     came. A number that was used rests until its time is over.
+//     server picks it when a listener claims one, for people to type. It has
+//     room for one guest at a time, and ends ten minutes after the claim, or
+//     after its first guest came. A number that was used rests until its time
+//     is over.
 //
 // Every member joins with a seat token of 22 to 64 characters of base64url
 // that it chose at random and tells nobody but the server. Joining again with
@@ -141,7 +142,7 @@
 //	rate            too many nameplate joins or claims from this address, or too
 //	                much waits for the host to read it; see retry_after_ms
 //	unknown         no such nameplate, or not for this seat; the two are not told apart
-//	taken           the nameplate has had its guest, or is claimed by somebody else
+//	taken           the nameplate has a guest, or is claimed by somebody else
 //	occupied        another host is there
 //	full            the mailbox has 16 guests, or the server no room, at all or
 //	                for more from this address

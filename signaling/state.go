@@ -47,7 +47,7 @@ type mailbox struct {
 	nameplate bool
 	deadline  time.Time
 	host      string // seat token of who claimed it
-	guest     string // seat token of its one guest, once there was one
+	visited   bool   // a guest came, and it got its full time again
 	ended     bool   // resting: nobody gets in any more
 }
 
@@ -115,19 +115,20 @@ func (s *state) join(now time.Time, conn connID, m message) []effect {
 	return append(parted, s.enter(b, number, member{conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name})...)
 }
 
-// joinNameplate seats the one guest of a nameplate. Its host comes by claim.
+// joinNameplate seats the one guest that a nameplate has room for. Its host comes by
+// claim, and ends it when its code is spent: how many may guess is not decided here.
 func (s *state) joinNameplate(now time.Time, conn connID, m message) []effect {
+	const only = HostSeat + 1
 	b := s.boxes[m.Mailbox]
-	switch {
-	case b == nil || b.ended || m.Role != RoleGuest:
+	if b == nil || b.ended || m.Role != RoleGuest {
 		return refuse(conn, m, CodeUnknown)
-	case b.guest == "":
-		b.guest = m.Seat
-		b.deadline = now.Add(s.limits.NameplateTTL)
-	case !sameToken(b.guest, m.Seat):
+	}
+	if guest, there := b.members[only]; there && !sameToken(guest.seat, m.Seat) {
 		return refuse(conn, m, CodeTaken)
 	}
-	const only = HostSeat + 1
+	if !b.visited { // once, or a nameplate could live for ever
+		b.visited, b.deadline = true, now.Add(s.limits.NameplateTTL)
+	}
 	return s.enter(b, only, member{conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name})
 }
 

@@ -165,7 +165,7 @@ func TestState(t *testing.T) {
 			c1 leave box
 			c3 join box guest s3
 			> c3 joined box`},
-		{name: "pairing: one guest ever", script: `
+		{name: "pairing: one guest at a time", script: `
 			c1 claim s1 ref 7
 			> c1 claimed 1000 ref 7
 			c2 join 1000 guest s2
@@ -176,16 +176,22 @@ func TestState(t *testing.T) {
 			> c2 credentials for s2
 			c3 join 1000 guest s3
 			> c3 error taken 1000
-			c2 gone
-			> c1 peer 1 gone
-			c3 join 1000 guest s3
-			> c3 error taken 1000
 			c4 join 1000 guest s2
+			> c2 error replaced 1000
+			> c1 peer 1 gone
 			> c4 joined 1000 present
 			> c4 peer 0 here
 			> c1 peer 1 here
 			> c1 credentials for s1
-			> c4 credentials for s2`},
+			> c4 credentials for s2
+			c4 leave 1000
+			> c1 peer 1 gone
+			c3 join 1000 guest s3
+			> c3 joined 1000 present
+			> c3 peer 0 here
+			> c1 peer 1 here
+			> c1 credentials for s1
+			> c3 credentials for s3`},
 		{name: "unknown, ended and not yours are one answer", script: `
 			c1 claim s1 ref 1
 			c1 leave 1000
@@ -257,7 +263,7 @@ func TestState(t *testing.T) {
 			9m passes
 			c2 gone
 			> c1 peer 1 gone
-			c3 join 1000 guest s2
+			c3 join 1000 guest s3
 			>...
 			1m passes
 			> c1 error expired 1000
