@@ -109,7 +109,11 @@ func (c *common) findPeer(ctx context.Context, cmd *cobra.Command, s *setup, arg
 	var err error
 	switch {
 	case len(args) == 1 && !identity.LooksLikeCode(args[0]):
-		return knownPeer(s.cfg.Peers, args[0])
+		peer, err := knownPeer(s.cfg.Peers, args[0])
+		if err == nil && as != "" && as != peer.Name {
+			err = usageError{fmt.Errorf("--as %s is for a new peer, and %s is known; its name changes with: p2pagent peers rename %[2]s %[1]s", as, peer.Name)}
+		}
+		return peer, err
 	case len(args) == 1: // whatever the environment says
 		code, err = identity.ParseCode(args[0])
 	default:
@@ -135,7 +139,10 @@ func (c *common) findPeer(ctx context.Context, cmd *cobra.Command, s *setup, arg
 
 func knownPeer(store *identity.Store, name string) (identity.Peer, error) {
 	peer, err := store.Get(name)
-	if errors.Is(err, identity.ErrUnknownPeer) {
+	switch {
+	case errors.Is(err, identity.ErrUnknownPeer) && identity.LooksLikeCode(name):
+		return peer, usageError{errors.New("that is a pairing code: `p2pagent connect CODE` first, then this command with the peer's name")}
+	case errors.Is(err, identity.ErrUnknownPeer):
 		return peer, usageError{fmt.Errorf("%q is neither a known peer nor a pairing code; see `p2pagent peers`", name)}
 	}
 	return peer, err

@@ -40,6 +40,7 @@ func exitCode(err error) int {
 	case errors.As(err, &own):
 		return own.ExitCode()
 	case errors.As(err, &usage), errors.Is(err, identity.ErrBadCode), errors.Is(err, identity.ErrUnknownPeer), errors.Is(err, identity.ErrBadName),
+		errors.Is(err, identity.ErrNameTaken), errors.Is(err, identity.ErrSelf),
 		strings.HasPrefix(err.Error(), "unknown command"), strings.HasPrefix(err.Error(), "required flag"):
 		return exitUsage
 	case errors.Is(err, agent.ErrWrongCode):

@@ -118,7 +118,7 @@ func brief(r trace.Record) (text, tone string) {
 		}
 		return r.Peer + ": absent" + because(e.Why) + "; waiting", yellow
 	case trace.Paired:
-		return fmt.Sprintf("paired with %s, key %s", e.Name, e.Fingerprint), green
+		return paired(e), green
 	case trace.RelayAllocated:
 		return fmt.Sprintf("relay: %s on %s over %s", e.Relayed, e.Server, e.Transport), ""
 	case trace.RelayRefused:
@@ -149,6 +149,23 @@ func brief(r trace.Record) (text, tone string) {
 		return e.Where + because(e.Why) + "; trying again", yellow
 	}
 	return "", ""
+}
+
+func paired(e trace.Paired) string {
+	text := "paired with "
+	if e.Again {
+		text = "paired again with "
+	}
+	text += fmt.Sprintf("%s, key %s", e.Name, e.Fingerprint)
+	switch {
+	case e.Was != "":
+		text += "; until now it was called " + e.Was
+	case e.Calls != "" && e.Again:
+		text += fmt.Sprintf("; it calls itself %s, and keeps its name here", e.Calls)
+	case e.Calls != "":
+		text += fmt.Sprintf("; it calls itself %s, which is another peer's name here", e.Calls)
+	}
+	return text
 }
 
 func pathChange(peer string, e trace.PathChanged) (text, tone string) {

@@ -39,7 +39,7 @@ func (e *environment) pairAsListener(ctx context.Context, tell func(identity.Cod
 		if tell != nil {
 			tell(code)
 		}
-		err = e.exchange(ctx, p, box, nil)
+		err = e.exchange(ctx, p, box, "")
 		box.Close()
 		if errors.Is(err, signaling.ErrExpired) && !p.Spent() {
 			continue
@@ -50,7 +50,9 @@ func (e *environment) pairAsListener(ctx context.Context, tell func(identity.Cod
 
 // Pair redeems a code that the other machine shows, and returns the peer as it
 // is stored now. as is the name to store it under; empty: what it calls
-// itself. It ends when ctx does.
+// itself. With a name of another peer it fails before the code is spent
+// ([identity.ErrNameTaken]), and with this machine's own code as well
+// ([identity.ErrSelf]). It ends when ctx does.
 func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (identity.Peer, error) {
 	e, err := newEnvironment(cfg)
 	if err != nil {
@@ -65,6 +67,14 @@ func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (ident
 	if err != nil {
 		return identity.Peer{}, err
 	}
+	if as != "" {
+		p.Vet(func(f identity.Fingerprint) error {
+			if err := e.cfg.Peers.NameFree(as, f); err != nil {
+				return withHint(fmt.Errorf("--as %s: %w", as, err), "choose another name; the code can still be used")
+			}
+			return nil
+		})
+	}
 	var peer identity.Peer
 	paired := errors.New("paired")
 	g, gctx := errgroup.WithContext(ctx)
@@ -72,11 +82,7 @@ func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (ident
 	g.Go(func() error {
 		box := e.client.Join(code.Nameplate(), signaling.RoleGuest)
 		defer box.Close()
-		err := e.exchange(gctx, p, box, func(p *identity.Peer) {
-			if as != "" {
-				p.Name = as
-			}
-		})
+		err := e.exchange(gctx, p, box, as)
 		if err != nil {
 			return err
 		}
@@ -102,8 +108,9 @@ func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (ident
 	return peer, err
 }
 
-// exchange runs one pairing in a mailbox and stores the peer.
-func (e *environment) exchange(ctx context.Context, p *identity.Pairing, box *signaling.Mailbox, adjust func(*identity.Peer)) error {
+// exchange runs one pairing in a mailbox and stores the peer, under a name that the
+// user chose or, when that is empty, the peer did.
+func (e *environment) exchange(ctx context.Context, p *identity.Pairing, box *signaling.Mailbox, as string) error {
 	resend := time.NewTicker(pairResend)
 	defer resend.Stop()
 	var to signaling.Seat
@@ -144,10 +151,12 @@ func (e *environment) exchange(ctx context.Context, p *identity.Pairing, box *si
 				send(out)
 				switch {
 				case done:
-					return e.storePeer(p.Result(), adjust)
+					return e.storePeer(p.Result(), as)
 				case errors.Is(err, identity.ErrWrongCode):
 					return withHint(fmt.Errorf("%w; it is spent now", ErrWrongCode), "make a new code with `p2pagent listen --pair`; if nobody mistyped it, somebody is guessing")
-				case errors.Is(err, identity.ErrFinished):
+				case errors.Is(err, identity.ErrSelf):
+					return withHint(fmt.Errorf("the code is this machine's own: %w", identity.ErrSelf), "run `p2pagent connect CODE` on the other machine; the code can still be used there")
+				case errors.Is(err, identity.ErrFinished), errors.Is(err, identity.ErrNameTaken):
 					return err
 				case err != nil:
 					e.cfg.Trace.Emit(trace.Failure{Where: "pairing", Err: err.Error()})
@@ -157,11 +166,25 @@ func (e *environment) exchange(ctx context.Context, p *identity.Pairing, box *si
 	}
 }
 
-func (e *environment) storePeer(peer identity.Peer, adjust func(*identity.Peer)) error {
-	if adjust != nil {
-		adjust(&peer)
+// storePeer keeps a peer, and says under which name.
+func (e *environment) storePeer(peer identity.Peer, as string) error {
+	before, err := e.cfg.Peers.ByFingerprint(peer.Fingerprint)
+	if err != nil && !errors.Is(err, identity.ErrUnknownPeer) {
+		return err
 	}
-	stored, err := e.cfg.Peers.Put(peer)
+	told := trace.Paired{Fingerprint: peer.Fingerprint.String(), Again: err == nil}
+	var stored identity.Peer
+	if as != "" {
+		stored, err = e.cfg.Peers.PutAs(peer, as)
+		if told.Again && stored.Name != before.Name {
+			told.Was = before.Name
+		}
+	} else {
+		stored, err = e.cfg.Peers.Put(peer)
+		if stored.Name != peer.Name {
+			told.Calls = peer.Name
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -169,7 +192,8 @@ func (e *environment) storePeer(peer identity.Peer, adjust func(*identity.Peer))
 	case e.paired <- struct{}{}:
 	default:
 	}
-	e.cfg.Trace.Emit(trace.Paired{Name: stored.Name, Fingerprint: stored.Fingerprint.String()})
+	told.Name = stored.Name
+	e.cfg.Trace.Emit(told)
 	return nil
 }
 
@@ -181,7 +205,7 @@ func pairingEnd(err error) error {
 	case errors.Is(err, signaling.ErrUnknown):
 		return withHint(fmt.Errorf("%w: no such code is waiting: %w", ErrPeerAbsent, err), "check the number, or make a new code with `p2pagent listen --pair`")
 	case errors.Is(err, signaling.ErrTaken):
-		return withHint(fmt.Errorf("%w: %w", ErrWrongCode, err), "the code was used already; make a new one with `p2pagent listen --pair`")
+		return withHint(fmt.Errorf("%w: %w", ErrWrongCode, err), "somebody else is using the code at this moment; make a new one with `p2pagent listen --pair`")
 	}
 	return fatalSignaling(err)
 }

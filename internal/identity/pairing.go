@@ -26,6 +26,7 @@ type Pairing struct {
 	ci    []byte
 	state pairState
 	spent bool
+	vet   func(Fingerprint) error // the connector's; may be nil
 
 	nonceC, nonceL []byte
 	share          cpaceShare // the listener's, from its answer to hello until proof
@@ -89,13 +90,18 @@ func (p *Pairing) Start() []byte {
 	return helloMsg{p.nonceC}.encode()
 }
 
+// Vet lets f look at the listener's key before this side, the connector, spends the
+// code. An error of f ends the pairing with it: the code can still be used. Nobody
+// vouches for the key yet, so f must not believe it, only refuse it.
+func (p *Pairing) Vet(f func(Fingerprint) error) { p.vet = f }
+
 // Step takes a message from the peer. When out is not nil it has to be sent, also
 // when err is not nil: the peer learns from it why it ended. When done is true,
 // Result has the peer; the listener is done only after it has sent out.
 //
-// After [ErrWrongCode] and [ErrFinished] the pairing is over. After any other
-// error the message was ignored, and the pairing waits for a better one:
-// [ErrBadMessage], [ErrSelf], [ErrVersion].
+// After [ErrWrongCode], [ErrFinished] and an error of Vet's function the pairing is
+// over. After any other error the message was ignored, and the pairing waits for a
+// better one: [ErrBadMessage], [ErrSelf], [ErrVersion].
 func (p *Pairing) Step(in []byte) (out []byte, done bool, err error) {
 	out, err = p.step(in)
 	if err != nil {
@@ -178,6 +184,12 @@ func (p *Pairing) onShare(r *reader) ([]byte, error) {
 	f, err := p.theirFingerprint(m.ad)
 	if err != nil {
 		return nil, err
+	}
+	if p.vet != nil {
+		if err := p.vet(f); err != nil {
+			p.fail()
+			return nil, err
+		}
 	}
 	sid := sessionID(p.nonceC, m.nonce)
 	share, err := newShare(p.prs, p.ci, sid)

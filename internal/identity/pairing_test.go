@@ -411,3 +411,27 @@ func TestSharesAreFresh(t *testing.T) {
 		t.Errorf("%d different shares of 8", len(seen))
 	}
 }
+
+// A key that the caller refuses ends the pairing while the code can still be used.
+func TestVet(t *testing.T) {
+	l, c := pairOf(t)
+	refusal := errors.New("not this one")
+	c.Vet(func(f Fingerprint) error {
+		if f != testSelf("desk").Fingerprint {
+			t.Errorf("shown %v", f)
+		}
+		return refusal
+	})
+	share, _ := step(t, l, c.Start())
+	if out, done, err := c.Step(share); !errors.Is(err, refusal) || out != nil || done {
+		t.Errorf("out %x, done %t, %v", out, done, err)
+	}
+	if c.Spent() || l.Spent() {
+		t.Error("the code is spent")
+	}
+	if _, _, err := c.Step(share); !errors.Is(err, ErrFinished) {
+		t.Errorf("after the refusal: %v", err)
+	}
+	_, again := pairOf(t)
+	run(t, l, again)
+}

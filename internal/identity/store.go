@@ -97,11 +97,36 @@ func (s *Store) ByFingerprint(f Fingerprint) (Peer, error) {
 // Put adds a peer and returns it as it is stored now. Added is set to the present
 // when it is zero.
 //
-// A peer whose fingerprint is known is updated in place: it gets the new secret
-// and time and keeps its name, which the user may have chosen. A new peer whose
-// name is taken gets a suffix: laptop-2, laptop-3, and so on. So the name in the
-// returned Peer, not the one given, is the name to show.
-func (s *Store) Put(p Peer) (Peer, error) {
+// The name is what the peer calls itself. A peer whose fingerprint is known is updated
+// in place: it gets the new secret and time and keeps its name, which the user may have
+// chosen. A new peer whose name is taken gets a suffix: laptop-2, laptop-3, and so on.
+// So the name in the returned Peer, not the one given, is the name to show.
+func (s *Store) Put(p Peer) (Peer, error) { return s.put(p, false) }
+
+// PutAs is Put with a name that the user chose. A known peer is renamed, and it fails
+// with [ErrNameTaken] when another peer has the name.
+func (s *Store) PutAs(p Peer, name string) (Peer, error) {
+	p.Name = name
+	return s.put(p, true)
+}
+
+// NameFree fails with [ErrNameTaken] when a peer with another fingerprint has the name.
+func (s *Store) NameFree(name string, f Fingerprint) error {
+	peers, err := s.List()
+	if err != nil {
+		return err
+	}
+	return nameFree(peers, name, f)
+}
+
+func nameFree(peers []Peer, name string, f Fingerprint) error {
+	if i := indexName(peers, name); i >= 0 && peers[i].Fingerprint != f {
+		return fmt.Errorf("%w: %s, key %s", ErrNameTaken, peers[i].Name, peers[i].Fingerprint)
+	}
+	return nil
+}
+
+func (s *Store) put(p Peer, chosen bool) (Peer, error) {
 	if err := checkPeer(p); err != nil {
 		return Peer{}, err
 	}
@@ -110,8 +135,15 @@ func (s *Store) Put(p Peer) (Peer, error) {
 	}
 	p.Added = p.Added.UTC().Truncate(time.Second)
 	err := s.change(func(peers []Peer) ([]Peer, error) {
+		if chosen {
+			if err := nameFree(peers, p.Name, p.Fingerprint); err != nil {
+				return nil, err
+			}
+		}
 		if i := indexFingerprint(peers, p.Fingerprint); i >= 0 {
-			p.Name = peers[i].Name
+			if !chosen {
+				p.Name = peers[i].Name
+			}
 			peers[i] = p
 			return peers, nil
 		}

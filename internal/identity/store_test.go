@@ -334,3 +334,35 @@ func TestValidateName(t *testing.T) {
 		}
 	}
 }
+
+// A name that the user chose is taken as it is, or not at all.
+func TestPutAs(t *testing.T) {
+	s := newStore(t)
+	put(t, s, testPeer("desk"))
+	put(t, s, testPeer("laptop"))
+	if _, err := s.PutAs(testPeer("phone"), "Desk"); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("the name of another peer: %v", err)
+	}
+	if _, err := s.PutAs(testPeer("phone"), "a/b"); !errors.Is(err, ErrBadName) {
+		t.Errorf("no name: %v", err)
+	}
+	if got := names(t, s); got != "desk laptop" {
+		t.Errorf("after what was refused: %q", got)
+	}
+	for _, tt := range []struct{ peer, as, want string }{
+		{"phone", "mobile", "desk laptop mobile"}, // new
+		{"phone", "mobile", "desk laptop mobile"}, // the same once more
+		{"phone", "Mobile", "desk laptop Mobile"},
+		{"desk", "office", "office laptop Mobile"}, // known
+	} {
+		got, err := s.PutAs(testPeer(tt.peer), tt.as)
+		if err != nil || got.Name != tt.as || names(t, s) != tt.want {
+			t.Errorf("%s as %s: %q, %v; the store has %q, want %q", tt.peer, tt.as, got.Name, err, names(t, s), tt.want)
+		}
+	}
+	for name, want := range map[string]error{"office": nil, "free": nil, "LAPTOP": ErrNameTaken} {
+		if err := s.NameFree(name, testPeer("desk").Fingerprint); !errors.Is(err, want) {
+			t.Errorf("%s for desk: %v, want %v", name, err, want)
+		}
+	}
+}

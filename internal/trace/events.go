@@ -64,8 +64,12 @@ type PeerState struct {
 
 // Paired is a successful pairing.
 type Paired struct {
-	Name        string `json:"name"`
+	Name        string `json:"name"` // under which it is remembered here
 	Fingerprint string `json:"fingerprint"`
+
+	Again bool   `json:"again,omitempty"`        // its key was known
+	Was   string `json:"was,omitempty"`          // its name here until now
+	Calls string `json:"calls_itself,omitempty"` // what it calls itself, where that is not the name it got
 }
 
 // RelayAllocated is a TURN allocation made.

@@ -174,7 +174,13 @@ var badInput = []struct {
 	{"wrong code, as the listener sees it", wrongCodeListener, 5, "wrong pairing code; it is spent now"},
 	{"burned code", burnedCode, 4, "no such code is waiting"},
 	{"used code", usedCode, 4, "no such code is waiting"},
-	{"third party in the mailbox", thirdParty, 5, "the code was used already"},
+	{"third party in the mailbox", thirdParty, 5, "somebody else is using the code at this moment"},
+	{"code for ping", args("ping", "999999-robot-nebula-anchor"), 2, "that is a pairing code: `p2pagent connect CODE` first"},
+	{"code for pipe", args("pipe", "999999-robot-nebula-anchor"), 2, "that is a pairing code: `p2pagent connect CODE` first"},
+	{"code for bench", args("bench", "999999-robot-nebula-anchor"), 2, "that is a pairing code: `p2pagent connect CODE` first"},
+	{"code of one's own", ownCode, 2, "the code is this machine's own"},
+	{"name of another peer", nameOfAnother, 2, "--as Bob: name is taken: bob, key "},
+	{"name for a known peer", args("connect", "--as", "desk", "bob"), 2, "p2pagent peers rename bob desk"},
 	{"name for a peer that is none", func(t *testing.T, w *world) outcome {
 		l := newHome(t, w.url).start(t, "listen")
 		return w.alice.run(t, "connect", "--as", "-rf", code(t, l))
@@ -377,6 +383,24 @@ func thirdParty(t *testing.T, w *world) outcome {
 		t.Errorf("a third party who said nothing ended the listener:\n%s", listener.stderr)
 	default:
 	}
+	return got
+}
+
+// ownCode is typed on the machine that shows it. It still serves the one it is for.
+func ownCode(t *testing.T, w *world) outcome {
+	h := newHome(t, w.url)
+	listener := h.start(t, "listen", "--name", "own")
+	got := h.run(t, "connect", code(t, listener))
+	pair(t, newHome(t, w.url), listener, "other", "own")
+	return got
+}
+
+// nameOfAnother is taken, and the code still serves with another name.
+func nameOfAnother(t *testing.T, w *world) outcome {
+	h, _ := w.friends(t, "bob")
+	listener := newHome(t, w.url).start(t, "listen", "--name", "carol")
+	got := h.run(t, "connect", "--as", "Bob", code(t, listener))
+	pair(t, h, listener, "friend", "carol")
 	return got
 }
 
