@@ -76,7 +76,7 @@ measured, the verdict says why, and the exit code is 3.`,
 		s.tell.mute = heldThere
 		var file *os.File
 		if o.report != "" { // before the measurement, not after it
-			if file, err = os.Create(o.report); err != nil {
+			if file, err = os.OpenFile(o.report, os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
 				return fmt.Errorf("--report: %w", err)
 			}
 			defer file.Close()
@@ -95,7 +95,7 @@ measured, the verdict says why, and the exit code is 3.`,
 			return err
 		})
 		if report == nil {
-			return err
+			return errors.Join(err, discardEmpty(file))
 		}
 		if emitJSON {
 			err = errors.Join(err, json.NewEncoder(cmd.OutOrStdout()).Encode(report))
@@ -103,11 +103,31 @@ measured, the verdict says why, and the exit code is 3.`,
 			printReport(cmd.OutOrStdout(), report)
 		}
 		if file != nil {
-			err = errors.Join(err, report.WriteHTML(file), file.Close())
+			err = errors.Join(err, emptied(file), report.WriteHTML(file), file.Close())
 		}
 		return err
 	}
 	return cmd
+}
+
+// emptied makes room for a report where an older one is. What is no file has no end.
+func emptied(file *os.File) error {
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+		return err
+	}
+	return file.Truncate(0)
+}
+
+// discardEmpty removes a file that was opened for a report that did not come about. An
+// older report stays.
+func discardEmpty(file *os.File) error {
+	if file == nil {
+		return nil
+	}
+	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > 0 {
+		return err
+	}
+	return os.Remove(file.Name())
 }
 
 // plan checks the flags and makes the plan of them.

@@ -82,7 +82,7 @@ func TestPrintReport(t *testing.T) {
 	printReport(&b, r)
 	for _, want := range []string{
 		"3.00 Gbit/s", "1.50 Gbit/s", "1.40 Gbit/s to 1.60 Gbit/s", "500µs / 500µs", "not known", "1 %",
-		"1.05 GB + 1.04 GB, 2.09 times the payload", "2.0 times what the relayed one does", "only probes crossed the path that was not measured: 1.2 kB", "direct: it is",
+		"1.05 GB + 1.04 GB, 2.09 times the payload", "The direct path carries 2.00 times as much as the relayed one.", "only probes crossed the path that was not measured: 1.2 kB", "direct: it is",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
@@ -150,12 +150,30 @@ func testBench(t *testing.T) {
 	if code := c.wait(t); code != exitError || !strings.Contains(c.stderr.String(), "--report: ") {
 		t.Errorf("a report that cannot be written: exit code %d, %s", code, &c.stderr)
 	}
-	// Interrupted, it ends soon and says so.
-	c = begin(t, "", "bench", "--loopback", "-t", "60", "bob")
+	// Interrupted, it ends soon and says so, and the report has what there is.
+	page = filepath.Join(t.TempDir(), "cut.html")
+	c = begin(t, "", "bench", "--loopback", "-t", "60", "--report", page, "bob")
 	c.stderr.await(t, "progress", func(line string) bool { return strings.HasPrefix(line, "round ") })
 	start := time.Now()
 	c.cutShort(t)
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("it took %v to end", took)
+	}
+	if b, err := os.ReadFile(page); err != nil || !bytes.Contains(b, []byte("It ended early, after ")) || bytes.Contains(b, []byte("no reason")) {
+		t.Errorf("report: %v, %s", err, b)
+	}
+	// What comes to nothing leaves an older report as it was, and no empty one.
+	for _, name := range []string{page, filepath.Join(filepath.Dir(page), "new.html")} {
+		before, _ := os.ReadFile(name)
+		c = begin(t, "", "bench", "--loopback", "--report", name, "nobody")
+		if code := c.wait(t); code != exitUsage {
+			t.Errorf("exit code %d, %s", code, &c.stderr)
+		}
+		if after, _ := os.ReadFile(name); !bytes.Equal(before, after) {
+			t.Errorf("%s: %d bytes became %d", name, len(before), len(after))
+		}
+		if info, err := os.Stat(name); err == nil && info.Size() == 0 {
+			t.Errorf("%s is there, and empty", name)
+		}
 	}
 }

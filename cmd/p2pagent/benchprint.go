@@ -52,8 +52,8 @@ func printReport(w io.Writer, r *measure.Report) {
 		}
 		t.Flush()
 	}
-	if r.Direct != nil && r.Relayed != nil && r.Relayed.Goodput > 0 {
-		fmt.Fprintf(w, "the direct path carries %.1f times what the relayed one does\n", r.Direct.Goodput/r.Relayed.Goodput)
+	if text := r.Compared(); text != "" {
+		fmt.Fprintln(w, text)
 	}
 	printElsewhere(w, r)
 	for _, kind := range slices.Sorted(maps.Keys(r.Missing)) {
@@ -63,6 +63,9 @@ func printReport(w io.Writer, r *measure.Report) {
 		if round.Error != "" {
 			fmt.Fprintf(w, "a %s round failed: %s\n", round.Path, printable(round.Error))
 		}
+	}
+	if r.Cut != "" {
+		fmt.Fprintf(w, "it ended early: %s\n", printable(r.Cut))
 	}
 	if r.Verdict != "" {
 		fmt.Fprintln(w, printable(r.Verdict))

@@ -80,6 +80,9 @@ func Run(ctx context.Context, link Link, self End, plan Plan) (*Report, error) {
 	c.self, c.peer = self, res.Hello.introduced()
 	err = c.run(ctx)
 	link.Hold("") // the peer lets go with the control stream
+	if end := c.ended(ctx); end != nil {
+		c.cut(end)
+	}
 	c.summarize()
 	return c.report, err
 }
@@ -111,7 +114,8 @@ type client struct {
 	self    End
 	peer    End
 
-	done    int // rounds so far
+	paths   []string // that are asked for, as soon as that is known
+	done    int      // rounds so far
 	halves  []pair
 	failing map[string]failing // by kind of path
 	report  *Report
@@ -178,20 +182,21 @@ func (c *client) ended(ctx context.Context) error {
 // run measures the paths in turn, so that what changes meanwhile hits all of
 // them.
 func (c *client) run(ctx context.Context) error {
-	paths := []string{c.plan.Path}
+	c.paths = []string{c.plan.Path}
 	switch {
 	case c.plan.Compare:
-		paths = []string{Direct, Relayed}
+		c.paths = []string{Direct, Relayed}
 	case c.plan.Path == "":
+		c.paths = nil
 		kind, err := c.inUse(ctx)
 		if err != nil {
 			return err
 		}
-		paths[0] = kind
+		c.paths = []string{kind}
 	}
 	var missing error
 	var there []string
-	for _, kind := range paths {
+	for _, kind := range c.paths {
 		err := c.hold(ctx, kind, c.plan.Wait)
 		if end := c.ended(ctx); end != nil {
 			return end
@@ -215,11 +220,27 @@ func (c *client) run(ctx context.Context) error {
 		}
 	}
 	for _, kind := range there {
-		if !slices.ContainsFunc(c.halves, func(p pair) bool { return p.spec.Path == kind }) {
+		if !c.has(kind) {
 			missing = errors.Join(missing, c.miss(kind, fmt.Errorf("%s path: no round had a result, at last: %w", kind, c.failing[kind].err)))
 		}
 	}
 	return missing
+}
+
+// has reports whether a path has a result.
+func (c *client) has(kind string) bool {
+	return slices.ContainsFunc(c.halves, func(p pair) bool { return p.spec.Path == kind })
+}
+
+// cut puts into the report that the measurement ended before its time, and why. A path
+// that has no result by then has none for that reason, if for no other.
+func (c *client) cut(why error) {
+	c.report.Cut = why.Error()
+	for _, kind := range c.paths {
+		if !c.has(kind) && c.report.Missing[kind] == "" {
+			c.miss(kind, fmt.Errorf("it ended before a round of it did: %w", why))
+		}
+	}
 }
 
 // miss puts into the report why a path has no figures.

@@ -483,10 +483,34 @@ func TestCancelled(t *testing.T) {
 				if len(r.Rounds) != 2 || r.Direct == nil || r.Relayed == nil {
 					t.Errorf("%d rounds, direct %v, relayed %v: want what was measured before", len(r.Rounds), r.Direct, r.Relayed)
 				}
+				if r.Cut != why.Error() || len(r.Missing) > 0 {
+					t.Errorf("cut by %q, missing %q", r.Cut, r.Missing)
+				}
 				n.end(errGone)
 			})
 		})
 	}
+}
+
+// A path that no round was measured of has the reason in the report, and the page of it
+// says that it is not whole.
+func TestCancelledBeforeTheSecondPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, both())
+		plan := short()
+		plan.Compare, plan.Rounds, plan.Seconds = true, 2, 5
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(9*time.Second, func() { cancel(errors.New("interrupted")) })
+		r, err := Run(ctx, n.a, alice, plan)
+		if err == nil || r.Direct == nil || r.Relayed != nil {
+			t.Fatalf("%v, direct %v, relayed %v", err, r.Direct, r.Relayed)
+		}
+		if got := r.Missing[Relayed]; got != "it ended before a round of it did: interrupted" {
+			t.Errorf("the relayed path is missing because %q", got)
+		}
+		tells(t, r, "The relayed path could not be measured. It ended early, after 1 round: interrupted.", r.Missing[Relayed])
+		n.end(errGone)
+	})
 }
 
 // A peer that vanishes ends the measurement; the rounds before it are told.

@@ -155,9 +155,9 @@ func (r *Report) asked() (kinds []string) {
 }
 
 func (r *Report) title() string {
-	from, to := cmp.Or(r.Sender.Name, "this side"), cmp.Or(r.Receiver.Name, r.Peer, "its peer")
+	from, to := cmp.Or(r.Sender.Name, "this side"), cmp.Or(r.Peer, r.Receiver.Name, "its peer")
 	if r.Options.Direction == "receive" {
-		from, to = cmp.Or(r.Sender.Name, r.Peer, "the peer"), cmp.Or(r.Receiver.Name, "this side")
+		from, to = cmp.Or(r.Peer, r.Sender.Name, "the peer"), cmp.Or(r.Receiver.Name, "this side")
 	}
 	arrow := " \u2192 "
 	if r.Options.Direction == "both" {
@@ -168,6 +168,14 @@ func (r *Report) title() string {
 
 // headline is the result in a sentence or two.
 func (r *Report) headline() string {
+	s := r.result()
+	if r.Cut != "" {
+		s += fmt.Sprintf(" It ended early, after %s: %s.", many(len(r.Rounds), "round"), strings.TrimSuffix(r.Cut, "."))
+	}
+	return s
+}
+
+func (r *Report) result() string {
 	d, v := r.Direct, r.Relayed
 	switch {
 	case d == nil && v == nil:
@@ -182,29 +190,43 @@ func (r *Report) headline() string {
 		}
 		return s
 	}
-	s := compared(d.Goodput, v.Goodput)
+	s := r.Compared()
 	if d.RTT50 != nil && v.RTT50 != nil {
 		s += fmt.Sprintf(" A round trip takes %s ms direct, %s ms relayed.", number(*d.RTT50), number(*v.RTT50))
 	}
 	return s
 }
 
-// compared says which of two rates is the greater, and by how much.
-func compared(direct, relayed float64) string {
+// Compared says which of the two paths carries more, and by how much; "" where not both
+// were measured. What differs less from path to path than from round to round is not
+// said without that.
+func (r *Report) Compared() string {
+	if r.Direct == nil || r.Relayed == nil {
+		return ""
+	}
 	const alike = 1.05
+	direct, relayed := r.Direct.Goodput, r.Relayed.Goodput
+	more, less, ratio := "direct", "relayed", direct/relayed
+	if relayed > direct {
+		more, less, ratio = less, more, relayed/direct
+	}
 	switch {
 	case direct == 0 && relayed == 0:
 		return "Nothing came through either path."
-	case direct == 0:
-		return "Nothing came through the direct path."
-	case relayed == 0:
-		return "Nothing came through the relayed path."
-	case direct >= alike*relayed:
-		return fmt.Sprintf("The direct path carries %s times as much as the relayed one.", number(direct/relayed))
-	case relayed >= alike*direct:
-		return fmt.Sprintf("The relayed path carries %s times as much as the direct one.", number(relayed/direct))
+	case direct == 0 || relayed == 0:
+		return fmt.Sprintf("Nothing came through the %s path.", less)
+	case ratio < alike:
+		return "The direct path carries about as much as the relayed one."
+	case r.overlap():
+		return fmt.Sprintf("In the median the %s path carried %s times as much as the %s one, but their rounds overlap: measure longer to be sure.", more, number(ratio), less)
 	}
-	return "The direct path carries about as much as the relayed one."
+	return fmt.Sprintf("The %s path carries %s times as much as the %s one.", more, number(ratio), less)
+}
+
+// overlap reports whether a round of the slower path was as fast as one of the faster.
+func (r *Report) overlap() bool {
+	d, v := r.Direct.GoodputSpread, r.Relayed.GoodputSpread
+	return d[0] <= v[1] && v[0] <= d[1]
 }
 
 func (r *Report) cards() (cards []card) {
@@ -367,7 +389,16 @@ func (r *Report) ends() (t table) {
 	of := func(name, unit string, value func(*End) string) {
 		t.add(name, unit, cmp.Or(value(&r.Sender), "not told"), cmp.Or(value(&r.Receiver), "not told"))
 	}
-	of("name", "", func(e *End) string { return e.Name })
+	far := &r.Receiver
+	if r.Options.Direction == "receive" {
+		far = &r.Sender
+	}
+	of("name", "", func(e *End) string {
+		if e == far && r.Peer != "" && e.Name != r.Peer {
+			return strings.TrimPrefix(e.Name+", "+r.Peer+" to its peer", ", ")
+		}
+		return e.Name
+	})
 	of("version", "", func(e *End) string { return e.Version })
 	of("system", "", func(e *End) string { return strings.Trim(e.Machine.OS+"/"+e.Machine.Arch, "/") })
 	of("kernel", "", func(e *End) string { return e.Machine.Kernel })

@@ -188,7 +188,7 @@ func TestNumbersThatAreNone(t *testing.T) {
 
 func TestStrangersAreQuoted(t *testing.T) {
 	r := samples()["hostile"]
-	tells(t, r, `<script>alert("x")</script> → a-machine`, `</p></style><script>verdict</script>`,
+	tells(t, r, `<script>alert("x")</script> → "><img src=x onerror=alert(1)>`, `</p></style><script>verdict</script>`,
 		`What would help: '"&<b>`, `version {{.}} v1.4.0`, `"><img src=x onerror=alert(1)>`, "no result: <svg onload=x>")
 }
 
@@ -240,19 +240,30 @@ func contrast(a, b [3]float64) float64 {
 func TestCompared(t *testing.T) {
 	for _, tt := range []struct {
 		direct, relayed float64
+		spread          float64 // of the rounds, to either side
 		want            string
 	}{
-		{800, 200, "The direct path carries 4.00 times as much"},
-		{200, 800, "The relayed path carries 4.00 times as much"},
-		{100, 99, "about as much"},
-		{99, 100, "about as much"},
-		{0, 5, "Nothing came through the direct path"},
-		{5, 0, "Nothing came through the relayed path"},
-		{0, 0, "Nothing came through either path"},
+		{800, 200, 100, "The direct path carries 4.00 times as much as the relayed one."},
+		{200, 800, 100, "The relayed path carries 4.00 times as much as the direct one."},
+		{800, 200, 300, "In the median the direct path carried 4.00 times as much as the relayed one, but their rounds overlap"},
+		{200, 254, 27, "In the median the relayed path carried 1.27 times as much as the direct one, but their rounds overlap"},
+		{200, 254, 26, "The relayed path carries 1.27 times as much as the direct one."},
+		{100, 99, 0, "about as much"},
+		{99, 100, 0, "about as much"},
+		{0, 5, 0, "Nothing came through the direct path"},
+		{5, 0, 0, "Nothing came through the relayed path"},
+		{0, 0, 0, "Nothing came through either path"},
 	} {
-		if got := compared(tt.direct, tt.relayed); !strings.Contains(got, tt.want) {
-			t.Errorf("%v and %v: %q, want %q", tt.direct, tt.relayed, got, tt.want)
+		figures := func(goodput float64) *Figures {
+			return &Figures{Goodput: goodput, GoodputSpread: [2]float64{goodput - tt.spread, goodput + tt.spread}}
 		}
+		r := &Report{Direct: figures(tt.direct), Relayed: figures(tt.relayed)}
+		if got := r.Compared(); !strings.Contains(got, tt.want) {
+			t.Errorf("%v and %v, each by %v: %q, want %q", tt.direct, tt.relayed, tt.spread, got, tt.want)
+		}
+	}
+	if got := (&Report{Direct: &Figures{Goodput: 1}}).Compared(); got != "" {
+		t.Errorf("of one path: %q", got)
 	}
 }
 

@@ -11,6 +11,7 @@ type Report struct {
 	Rounds  []Round  `json:"rounds"`            // in the order in which they ran
 
 	Missing map[string]string `json:"missing,omitempty"` // by path, why it has no figures
+	Cut     string            `json:"cut,omitempty"`     // why it ended before all rounds had run
 
 	Sender   End `json:"sender"`
 	Receiver End `json:"receiver"`
