@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"time"
 
@@ -48,19 +49,33 @@ Nothing on this machine can be reached unless --allow names it:
 		if list.Empty() {
 			fmt.Fprintln(cmd.ErrOrStderr(), "note: no --allow, so peers can link but reach nothing here; for ssh: --allow localhost:22")
 		}
-		out := &jsonLines{w: cmd.OutOrStdout()}
-		ls, err := agent.NewListener(s.cfg, agent.ListenConfig{Pair: pair, OnCode: func(code identity.Code) {
-			if c.json {
-				out.write(map[string]any{"time": time.Now(), "event": "pairing.code", "data": map[string]string{"code": code.String()}})
-				return
-			}
-			fmt.Fprintln(cmd.ErrOrStderr(), "on the other machine: p2pagent connect CODE, with this code (one use, ten minutes):")
-			fmt.Fprintln(cmd.OutOrStdout(), code)
-		}})
+		show := codePrinter(c.json, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		ls, err := agent.NewListener(s.cfg, agent.ListenConfig{Pair: pair, OnCode: show})
 		if err != nil {
 			return err
 		}
 		return clean(cmd.Context(), ls.Run(cmd.Context()))
 	}
 	return cmd
+}
+
+// codePrinter shows pairing codes: stdout has the code alone, or an event.
+func codePrinter(asJSON bool, stdout, stderr io.Writer) func(code identity.Code, why string) {
+	out := &jsonLines{w: stdout}
+	return func(code identity.Code, why string) {
+		if asJSON {
+			data := map[string]string{"code": code.String()}
+			if why != "" {
+				data["why"] = why
+			}
+			out.write(map[string]any{"time": time.Now(), "event": "pairing.code", "data": data})
+			return
+		}
+		if why != "" {
+			fmt.Fprintf(stderr, "%s; the new code is (one use, ten minutes):\n", why)
+		} else {
+			fmt.Fprintln(stderr, "on the other machine: p2pagent connect CODE, with this code (one use, ten minutes):")
+		}
+		fmt.Fprintln(stdout, code)
+	}
 }

@@ -119,6 +119,10 @@ func brief(r trace.Record) (text, tone string) {
 		return r.Peer + ": absent" + because(e.Why) + "; waiting", yellow
 	case trace.Paired:
 		return paired(e), green
+	case trace.PairingFailed:
+		if e.Final { // else the new code's own line says so
+			return "no pairing: " + e.Why, red
+		}
 	case trace.RelayAllocated:
 		return fmt.Sprintf("relay: %s on %s over %s", e.Relayed, e.Server, e.Transport), ""
 	case trace.RelayRefused:

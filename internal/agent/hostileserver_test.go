@@ -385,8 +385,8 @@ func TestHostileServerAtPairing(t *testing.T) {
 	pair := func(ctx context.Context, p machines) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
-		codes, ended := make(chan identity.Code, 1), make(chan error, 1)
-		ls, err := NewListener(p.desk.cfg, ListenConfig{OnCode: func(c identity.Code) { codes <- c }})
+		codes, ended := make(chan identity.Code, maxCodes), make(chan error, 1)
+		ls, err := NewListener(p.desk.cfg, ListenConfig{OnCode: func(c identity.Code, _ string) { codes <- c }})
 		if err != nil {
 			return err
 		}

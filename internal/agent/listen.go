@@ -18,7 +18,7 @@ import (
 type Listener struct {
 	env    *environment
 	pair   bool
-	onCode func(identity.Code)
+	onCode func(identity.Code, string)
 }
 
 // ListenConfig is what one Listener does.
@@ -26,8 +26,9 @@ type ListenConfig struct {
 	// Pair makes a pairing code, besides serving the known peers. Without
 	// any known peer that is done anyway.
 	Pair bool
-	// OnCode is told the code for the other machine.
-	OnCode func(identity.Code)
+	// OnCode is told the code for the other machine, and why there is a new one
+	// when it is not the first. Nil: nobody is told.
+	OnCode func(code identity.Code, why string)
 }
 
 // NewListener prepares a Listener. Run does the rest.
@@ -35,6 +36,9 @@ func NewListener(cfg Config, lc ListenConfig) (*Listener, error) {
 	env, err := newEnvironment(cfg)
 	if err != nil {
 		return nil, err
+	}
+	if lc.OnCode == nil {
+		lc.OnCode = func(identity.Code, string) {}
 	}
 	return &Listener{env: env, pair: lc.Pair, onCode: lc.OnCode}, nil
 }
@@ -61,8 +65,8 @@ func (ls *Listener) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// pairOne makes one code and serves one guest. A failure is fatal where there
-// is nothing else to do.
+// pairOne pairs with one peer. A failure is fatal where there is nothing else to do,
+// and told otherwise.
 func (ls *Listener) pairOne(ctx context.Context, alone bool) error {
 	err := ls.env.pairAsListener(ctx, ls.onCode)
 	switch {
@@ -71,7 +75,7 @@ func (ls *Listener) pairOne(ctx context.Context, alone bool) error {
 	case alone:
 		return err
 	}
-	ls.env.cfg.Trace.Emit(trace.Failure{Where: "pairing", Err: err.Error()})
+	ls.env.cfg.Trace.Emit(trace.PairingFailed{Why: err.Error(), Final: true})
 	return nil
 }
 

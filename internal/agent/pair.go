@@ -19,33 +19,83 @@ func (e *environment) self() identity.Self {
 	return identity.Self{Name: e.cfg.Name, Fingerprint: e.cfg.Key.Fingerprint()}
 }
 
-// pairAsListener claims a number, tells the code, and stores the peer that
-// proves to know it. A code that nobody used in its time is replaced by a new
-// one; a wrong guess is the end, since each further code is a further guess.
-func (e *environment) pairAsListener(ctx context.Context, tell func(identity.Code)) error {
-	for {
-		number, box, err := e.client.Claim(ctx)
-		if err != nil {
-			return err
-		}
-		code, err := identity.NewCode(number)
-		if err != nil {
-			return err
-		}
-		p, err := identity.NewPairing(identity.Listener, code, e.self(), number)
-		if err != nil {
-			return err
-		}
-		if tell != nil {
-			tell(code)
-		}
-		err = e.exchange(ctx, p, box, "")
-		box.Close()
-		if errors.Is(err, signaling.ErrExpired) && !p.Spent() {
-			continue
-		}
-		return err
+// maxCodes is how many codes one run of a listener lets be spent: each is one guess for
+// whoever guesses.
+const maxCodes = 5
+
+// Why there is a new code.
+const (
+	whyWrong   = "somebody used a wrong code"
+	whyExpired = "nobody used the last code in its time"
+)
+
+// A nextCode is what follows a code that did not lead to a pairing.
+type nextCode struct {
+	again bool // with a new code
+	why   string
+	spent int           // codes that served for a try, so far
+	pause time.Duration // before the new one; it grows, as somebody may be guessing
+}
+
+// afterCode decides that from the error of a try, whether it spent the code, and how
+// many were spent before. Errors that are not about the code are the end.
+func afterCode(err error, spent bool, before int) nextCode {
+	n := nextCode{spent: before}
+	if spent {
+		n.spent++
+		n.pause = time.Second << (n.spent - 1)
 	}
+	switch {
+	case !spent && errors.Is(err, signaling.ErrExpired):
+		n.again, n.why = true, whyExpired
+	case errors.Is(err, ErrWrongCode):
+		n.again, n.why = n.spent < maxCodes, whyWrong
+	}
+	return n
+}
+
+// pairAsListener claims a number, tells the code, and stores the peer that proves to
+// know it. A code that did not serve is replaced by a new one.
+func (e *environment) pairAsListener(ctx context.Context, tell func(code identity.Code, why string)) error {
+	for next := (nextCode{}); ; {
+		spent, err := e.tryCode(ctx, func(c identity.Code) { tell(c, next.why) })
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		next = afterCode(err, spent, next.spent)
+		if !next.again {
+			if next.spent >= maxCodes {
+				err = withHint(fmt.Errorf("%w: %d codes in a row were spent", err, next.spent), "make a new one with `p2pagent listen --pair` when both machines are ready; if nobody mistyped them, somebody is guessing")
+			}
+			return err
+		}
+		e.cfg.Trace.Emit(trace.PairingFailed{Why: next.why})
+		select {
+		case <-time.After(next.pause):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// tryCode makes one code and serves whoever uses it. spent tells whether it served.
+func (e *environment) tryCode(ctx context.Context, tell func(identity.Code)) (spent bool, err error) {
+	number, box, err := e.client.Claim(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer box.Close()
+	code, err := identity.NewCode(number)
+	if err != nil {
+		return false, err
+	}
+	p, err := identity.NewPairing(identity.Listener, code, e.self(), number)
+	if err != nil {
+		return false, err
+	}
+	tell(code)
+	err = e.exchange(ctx, p, box, "")
+	return p.Spent(), err
 }
 
 // Pair redeems a code that the other machine shows, and returns the peer as it
@@ -153,7 +203,7 @@ func (e *environment) exchange(ctx context.Context, p *identity.Pairing, box *si
 				case done:
 					return e.storePeer(p.Result(), as)
 				case errors.Is(err, identity.ErrWrongCode):
-					return withHint(fmt.Errorf("%w; it is spent now", ErrWrongCode), "make a new code with `p2pagent listen --pair`; if nobody mistyped it, somebody is guessing")
+					return withHint(fmt.Errorf("%w; it is spent now", ErrWrongCode), "use the new code that the other machine shows, or make one there with `p2pagent listen --pair`; if nobody mistyped it, somebody is guessing")
 				case errors.Is(err, identity.ErrSelf):
 					return withHint(fmt.Errorf("the code is this machine's own: %w", identity.ErrSelf), "run `p2pagent connect CODE` on the other machine; the code can still be used there")
 				case errors.Is(err, identity.ErrFinished), errors.Is(err, identity.ErrNameTaken):

@@ -72,6 +72,12 @@ type Paired struct {
 	Calls string `json:"calls_itself,omitempty"` // what it calls itself, where that is not the name it got
 }
 
+// PairingFailed is a pairing code of the listener's that did not lead to a pairing.
+type PairingFailed struct {
+	Why   string `json:"why"`
+	Final bool   `json:"final,omitempty"` // there is no new code
+}
+
 // RelayAllocated is a TURN allocation made.
 type RelayAllocated struct {
 	Server    string         `json:"server"`
@@ -233,6 +239,7 @@ func (SignalState) EventName() string    { return "signal.state" }
 func (SignalMessage) EventName() string  { return "signal.message" }
 func (PeerState) EventName() string      { return "peer.state" }
 func (Paired) EventName() string         { return "paired" }
+func (PairingFailed) EventName() string  { return "pairing.failed" }
 func (RelayAllocated) EventName() string { return "relay.allocated" }
 func (RelayRefused) EventName() string   { return "relay.refused" }
 func (AttemptStarted) EventName() string { return "attempt.started" }
@@ -260,7 +267,7 @@ func (u Unknown) MarshalJSON() ([]byte, error) { return u.Data, nil }
 // schema lists one value of every event type, for decoding.
 var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
-	PeerState{}, Paired{}, RelayAllocated{}, RelayRefused{}, AttemptStarted{}, AttemptOpened{},
+	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
 	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, Verdict{}, Failure{}, Trouble{},
 }

@@ -171,7 +171,7 @@ var badInput = []struct {
 	{"number that nobody has", args("connect", "999999-robot-nebula-anchor"), 4, "no such code is waiting"},
 	{"number that cannot be", args("connect", "12-robot-nebula-anchor"), 4, "no such code is waiting"},
 	{"wrong code", wrongCode, 5, "wrong pairing code; it is spent now"},
-	{"wrong code, as the listener sees it", wrongCodeListener, 5, "wrong pairing code; it is spent now"},
+	{"wrong code, as the listener sees it", wrongCodeListener, 0, "somebody used a wrong code; the new code is"},
 	{"burned code", burnedCode, 4, "no such code is waiting"},
 	{"used code", usedCode, 4, "no such code is waiting"},
 	{"third party in the mailbox", thirdParty, 5, "somebody else is using the code at this moment"},
@@ -345,7 +345,9 @@ func guess(t *testing.T, w *world) (listener *process, right string, got outcome
 	t.Helper()
 	listener = newHome(t, w.url).start(t, "listen")
 	right = code(t, listener)
-	return listener, right, newHome(t, w.url).run(t, "connect", spoil(right))
+	got = newHome(t, w.url).run(t, "connect", spoil(right))
+	listener.await(t, listener.stdout, `(?m)^\d+(?:-[a-z]+){3}\n\d+(?:-[a-z]+){3}$`) // and now a new one
+	return listener, right, got
 }
 
 func wrongCode(t *testing.T, w *world) outcome {
@@ -355,12 +357,12 @@ func wrongCode(t *testing.T, w *world) outcome {
 
 func wrongCodeListener(t *testing.T, w *world) outcome {
 	listener, _, _ := guess(t, w)
-	return finish(t, listener)
+	pair(t, newHome(t, w.url), listener, "right", "right")
+	return outcome{listener.interrupt(t), listener.stderr.String()}
 }
 
 func burnedCode(t *testing.T, w *world) outcome {
-	listener, right, _ := guess(t, w)
-	listener.wait(t)
+	_, right, _ := guess(t, w)
 	return newHome(t, w.url).run(t, "connect", right)
 }
 

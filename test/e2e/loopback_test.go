@@ -353,10 +353,10 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) trace(h *home) string { return filepath.Join(h.dir, "trace.jsonl") }
 
-// code is the pairing code that a listener prints.
+// code is the last pairing code that a listener has printed.
 func code(t *testing.T, listener *process) string {
 	t.Helper()
-	return listener.await(t, listener.stdout, `(?m)^(\d+(?:-[a-z]+){3})$`)[1]
+	return listener.await(t, listener.stdout, `(?m)(?s).*^(\d+(?:-[a-z]+){3})$`)[1]
 }
 
 // pair makes h, called name, and the machine that listens know each other.
