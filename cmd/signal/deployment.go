@@ -1,14 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -73,11 +76,7 @@ func newDeployment(p *plan, log *slog.Logger) (_ *deployment, err error) {
 			d.close()
 		}
 	}()
-	secretFile := p.turnSecretFile
-	if secretFile == "" {
-		secretFile = filepath.Join(p.stateDir, "turn-secret")
-	}
-	secrets, err := d.secrets(secretFile, "TURN secret")
+	secrets, err := d.secrets("--turn-secret-file", p.turnSecretFile, "turn-secret", "TURN secret")
 	if err != nil {
 		return nil, err
 	}
@@ -121,7 +120,15 @@ func (d *deployment) open(part, address string) (net.Listener, error) {
 	}), nil
 }
 
-func (d *deployment) secrets(path, what string) ([][]byte, error) {
+// secrets reads the secrets in the file that a flag names, or else in the one of
+// the state directory, which is made where there is none. A file that was named
+// has to be there: with a new secret in place of the one that was meant, the
+// server would start and refuse everybody.
+func (d *deployment) secrets(flag, named, unnamed, what string) ([][]byte, error) {
+	path := cmp.Or(named, filepath.Join(d.plan.stateDir, unnamed))
+	if _, err := os.Stat(path); named != "" && errors.Is(err, fs.ErrNotExist) {
+		return nil, usageError(fmt.Errorf("%s %s: there is no such file; if it is to be a new one, make it: (umask 077; head -c 24 /dev/urandom | base64 > FILE)", flag, named))
+	}
 	secrets, made, err := secretLines(path)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", what, err)
@@ -153,11 +160,7 @@ func (d *deployment) openRelay(secrets [][]byte, tlsConfig *tls.Config) error {
 func (d *deployment) openSignaling(secret []byte, tlsConfig *tls.Config) error {
 	p := d.plan
 	if !p.open {
-		file := p.tokenFile
-		if file == "" {
-			file = filepath.Join(p.stateDir, "signal-token")
-		}
-		tokens, err := d.secrets(file, "access token")
+		tokens, err := d.secrets("--token-file", p.tokenFile, "signal-token", "access token")
 		if err != nil {
 			return err
 		}

@@ -42,8 +42,8 @@ func (o *options) register(f *pflag.FlagSet) {
 	f.StringVar(&o.tlsCert, "tls-cert", "", "certificate `file` (PEM): serves wss and turns")
 	f.StringVar(&o.tlsKey, "tls-key", "", "key `file` of the certificate (PEM)")
 	f.StringVar(&o.domain, "domain", "", "`name` of this machine: gets a certificate by ACME, and accepts the terms of Let's Encrypt")
-	f.StringVar(&o.turnSecretFile, "turn-secret-file", "", "`file` with the TURN secrets, one a line, the first one mints (default: made in the state directory)")
-	f.StringVar(&o.tokenFile, "token-file", "", "`file` with the access token (default: made in the state directory)")
+	f.StringVar(&o.turnSecretFile, "turn-secret-file", "", "`file` that has the TURN secrets, one a line, the first one mints (default: one in the state directory, made if need be)")
+	f.StringVar(&o.tokenFile, "token-file", "", "`file` that has the access token (default: one in the state directory, made if need be)")
 	f.StringVar(&o.relayPorts, "relay-ports", "49152-65535", "`range` of relayed UDP ports")
 	f.StringVar(&o.relayRate, "relay-rate", "", "most `bits` per second, such as 10M, that one seat of a mailbox may relay in each direction (default: no limit)")
 	f.StringArrayVar(&o.allowPeers, "allow-peer", nil, "let clients relay to this denied `CIDR`; repeatable")
@@ -81,7 +81,7 @@ type plan struct {
 	proxies    []netip.Prefix // that are trusted
 
 	tlsCert, tlsKey, domain string
-	stateDir                string
+	stateDir                string // empty: there is none
 	tokenFile               string // empty: the default one
 	turnSecretFile          string // empty: the default one
 	open                    bool
@@ -118,6 +118,15 @@ func (o *options) plan(getenv func(string) string) (*plan, error) {
 	}
 	if o.domain != "" && o.only == "relay" {
 		check(errors.New("--domain needs the WebSocket's port to prove the name; with --only relay give --tls-cert"))
+	}
+	if o.domain != "" {
+		check(checkDomain(o.domain))
+	}
+	if o.open && o.tokenFile != "" {
+		check(errors.New("--open and --token-file: one or the other"))
+	}
+	if p.stateDir == "" {
+		check(p.needsState())
 	}
 	if o.grace < 0 {
 		check(fmt.Errorf("--grace %v: negative", o.grace))
@@ -281,11 +290,24 @@ func parseRate(flag, s string) (int64, error) {
 // parseHost reads a host name, or an IP address.
 func parseHost(s string) (string, error) {
 	name := strings.TrimSuffix(s, ".")
-	if _, err := netip.ParseAddr(name); err != nil && (name == "" || strings.ContainsAny(name, ":/*@[] ")) {
+	if _, err := netip.ParseAddr(name); err != nil && !isHostName(name) {
 		return "", fmt.Errorf("--host %q: want the name alone, such as rendezvous.example.org", s)
 	}
 	return name, nil
 }
+
+// checkDomain wants what a certificate can be had for.
+func checkDomain(s string) error {
+	switch _, err := netip.ParseAddr(strings.Trim(s, "[]")); {
+	case err == nil:
+		return fmt.Errorf("--domain %s: an address, and certificates are for names; point a name at it and give that, or leave the flag out for ws://, or bring a certificate with --tls-cert", s)
+	case !isHostName(s) || !strings.Contains(strings.Trim(s, "."), "."):
+		return fmt.Errorf("--domain %q: want a full name that points at this machine, such as rendezvous.example.org", s)
+	}
+	return nil
+}
+
+func isHostName(s string) bool { return s != "" && !strings.ContainsAny(s, ":/*@[]?# ") }
 
 // parseProxies reads the addresses of proxies: a prefix, or one address.
 func parseProxies(s string) (netip.Prefix, error) {
@@ -319,10 +341,36 @@ func checkURIs(flag string, uris []string, schemes ...string) error {
 }
 
 // stateDir is the directory of what must survive a restart (XDG base
-// directories).
+// directories), empty where the environment names none. A relative one would be
+// another one for each working directory.
 func stateDir(getenv func(string) string) string {
 	if d := getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
 		return filepath.Join(d, "p2pagent")
 	}
-	return filepath.Join(getenv("HOME"), ".local", "state", "p2pagent")
+	if d := getenv("HOME"); filepath.IsAbs(d) {
+		return filepath.Join(d, ".local", "state", "p2pagent")
+	}
+	return ""
+}
+
+// needsState says for what the state directory is missing, if for anything.
+func (p *plan) needsState() error {
+	var what, flags []string
+	if p.signaling && !p.open && p.tokenFile == "" {
+		what, flags = append(what, "the access token"), append(flags, "--token-file")
+	}
+	if p.turnSecretFile == "" {
+		what, flags = append(what, "the TURN secret"), append(flags, "--turn-secret-file")
+	}
+	advice := "set XDG_STATE_HOME to a directory that stays"
+	if len(flags) > 0 {
+		advice += ", or name files with " + strings.Join(flags, " and ")
+	}
+	if p.domain != "" {
+		what, advice = append(what, "the certificate"), "set XDG_STATE_HOME to a directory that stays"
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return fmt.Errorf("no place for %s: neither XDG_STATE_HOME nor HOME is an absolute path; %s", strings.Join(what, " and "), advice)
 }

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -22,6 +23,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
 	"go.uber.org/goleak"
 
 	"github.com/p2pagent/p2pagent/relay"
@@ -275,6 +277,9 @@ func TestRestartKeepsToken(t *testing.T) {
 // takes.
 func TestHalves(t *testing.T) {
 	secret := filepath.Join(t.TempDir(), "secret")
+	if err := createSecret(secret); err != nil {
+		t.Fatal(err)
+	}
 	r := startLab(t, "", "--only", "relay", "--turn-secret-file", secret)
 	turn := r.served("turn:")
 	s := startLab(t, "", "--only", "signaling", "--turn-secret-file", secret, "--turn-uri", turn, "--stun-uri", "stun:127.0.0.1:3478")
@@ -438,39 +443,47 @@ func TestRelayRate(t *testing.T) {
 
 func TestUsageErrors(t *testing.T) {
 	for name, args := range map[string][]string{
-		"unknown flag":      {"--nonsense"},
-		"argument":          {"now"},
-		"open to all":       {"--allow-peer", "0.0.0.0/0"},
-		"open to all v6":    {"--allow-peer", "::/0"},
-		"not a CIDR":        {"--allow-peer", "lab"},
-		"half of what":      {"--only", "turn"},
-		"cert without key":  {"--tls-cert", "x"},
-		"domain and cert":   {"--domain", "a.example", "--tls-cert", "x", "--tls-key", "y"},
-		"domain and relay":  {"--domain", "a.example", "--only", "relay"},
-		"ports":             {"--relay-ports", "5-4"},
-		"privileged ports":  {"--relay-ports", "1-65535"},
-		"rate in words":     {"--relay-rate", "fast"},
-		"rate too small":    {"--relay-rate", "10"},
-		"negative rate":     {"--relay-rate", "-10M"},
-		"rate not a number": {"--relay-rate", "NaNM"},
-		"listen":            {"--listen", "8080"},
-		"listen name":       {"--listen", "localhost:8080"},
-		"public IP":         {"--public-ip", "::1"},
-		"public name":       {"--public-ip", "a.example"},
-		"admin everywhere":  {"--admin", "0.0.0.0:9000"},
-		"turn URI":          {"--turn-uri", "http://a.example"},
-		"STUN URI is TURN":  {"--stun-uri", "turn:a.example"},
-		"negative grace":    {"--grace", "-1s"},
-		"grace not a time":  {"--grace", "soon"},
-		"several mistakes":  {"--only", "x", "--relay-ports", "y"},
-		"host with scheme":  {"--host", "ws://rendezvous.example"},
-		"host with port":    {"--host", "rendezvous.example:8080"},
-		"any host":          {"--host", "*"},
-		"empty host":        {"--host", ""},
-		"proxy by name":     {"--trusted-proxy", "caddy"},
-		"every proxy":       {"--trusted-proxy", "0.0.0.0/0"},
-		"mapped proxy":      {"--trusted-proxy", "::ffff:10.0.0.0/104"},
-		"alt IP half wrong": {"--alt-ip", "192.0.2.1/x"},
+		"unknown flag":       {"--nonsense"},
+		"argument":           {"now"},
+		"open to all":        {"--allow-peer", "0.0.0.0/0"},
+		"open to all v6":     {"--allow-peer", "::/0"},
+		"not a CIDR":         {"--allow-peer", "lab"},
+		"half of what":       {"--only", "turn"},
+		"cert without key":   {"--tls-cert", "x"},
+		"domain and cert":    {"--domain", "a.example", "--tls-cert", "x", "--tls-key", "y"},
+		"domain and relay":   {"--domain", "a.example", "--only", "relay"},
+		"address for domain": {"--domain", "192.0.2.2"},
+		"IPv6 for domain":    {"--domain", "2001:db8::1"},
+		"URL for domain":     {"--domain", "https://a.example"},
+		"port in domain":     {"--domain", "a.example:443"},
+		"local domain":       {"--domain", "localhost"},
+		"no token file":      {"--token-file", "/nonexistent/token"},
+		"no secret file":     {"--turn-secret-file", "/nonexistent/secret"},
+		"open and token":     {"--open", "--token-file", "x"},
+		"ports":              {"--relay-ports", "5-4"},
+		"privileged ports":   {"--relay-ports", "1-65535"},
+		"rate in words":      {"--relay-rate", "fast"},
+		"rate too small":     {"--relay-rate", "10"},
+		"negative rate":      {"--relay-rate", "-10M"},
+		"rate not a number":  {"--relay-rate", "NaNM"},
+		"listen":             {"--listen", "8080"},
+		"listen name":        {"--listen", "localhost:8080"},
+		"public IP":          {"--public-ip", "::1"},
+		"public name":        {"--public-ip", "a.example"},
+		"admin everywhere":   {"--admin", "0.0.0.0:9000"},
+		"turn URI":           {"--turn-uri", "http://a.example"},
+		"STUN URI is TURN":   {"--stun-uri", "turn:a.example"},
+		"negative grace":     {"--grace", "-1s"},
+		"grace not a time":   {"--grace", "soon"},
+		"several mistakes":   {"--only", "x", "--relay-ports", "y"},
+		"host with scheme":   {"--host", "ws://rendezvous.example"},
+		"host with port":     {"--host", "rendezvous.example:8080"},
+		"any host":           {"--host", "*"},
+		"empty host":         {"--host", ""},
+		"proxy by name":      {"--trusted-proxy", "caddy"},
+		"every proxy":        {"--trusted-proxy", "0.0.0.0/0"},
+		"mapped proxy":       {"--trusted-proxy", "::ffff:10.0.0.0/104"},
+		"alt IP half wrong":  {"--alt-ip", "192.0.2.1/x"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := start(t, "", args...)
@@ -503,6 +516,53 @@ func TestRuntimeErrors(t *testing.T) {
 			p := startLab(t, "", args...)
 			p.wantExit(exitRuntime)
 		})
+	}
+}
+
+// TestNoState: without a home nothing is written into the working directory, and
+// what is missing, and how to do without, is said.
+func TestNoState(t *testing.T) {
+	secret := filepath.Join(t.TempDir(), "secret")
+	if err := createSecret(secret); err != nil {
+		t.Fatal(err)
+	}
+	for name, tc := range map[string]struct {
+		env  map[string]string
+		args []string
+		says string // empty: it can do without
+	}{
+		"neither":       {nil, nil, "no place for the access token and the TURN secret: neither XDG_STATE_HOME nor HOME"},
+		"relative":      {map[string]string{"HOME": "home", "XDG_STATE_HOME": "state"}, nil, "--token-file and --turn-secret-file"},
+		"open":          {nil, []string{"--open"}, "no place for the TURN secret"},
+		"relay":         {nil, []string{"--only", "relay"}, "name files with --turn-secret-file"},
+		"a certificate": {nil, []string{"--domain", "a.example", "--token-file", secret, "--turn-secret-file", secret}, "no place for the certificate"},
+		"files":         {nil, []string{"--token-file", secret, "--turn-secret-file", secret}, ""},
+		"home":          {map[string]string{"HOME": t.TempDir()}, nil, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var o options
+			f := pflag.NewFlagSet("", pflag.ContinueOnError)
+			o.register(f)
+			if err := f.Parse(append(tc.args, "--public-ip", "127.0.0.1")); err != nil {
+				t.Fatal(err)
+			}
+			_, err := o.plan(func(k string) string { return tc.env[k] })
+			if tc.says == "" && err != nil || tc.says != "" && (!errors.Is(err, errUsage) || !strings.Contains(err.Error(), tc.says)) {
+				t.Errorf("error %v, want %q", err, tc.says)
+			}
+		})
+	}
+}
+
+// TestNamedFileIsNotMade: a path with a slip in it makes no new secret.
+func TestNamedFileIsNotMade(t *testing.T) {
+	for _, flag := range []string{"--token-file", "--turn-secret-file"} {
+		path := filepath.Join(t.TempDir(), "tokn")
+		p := startLab(t, "", flag, path)
+		p.wantExit(exitUsage)
+		if _, err := os.Stat(path); err == nil || !strings.Contains(p.stderr.String(), flag+" "+path+": there is no such file") {
+			t.Errorf("made: %v; stderr:\n%s", err == nil, p.stderr)
+		}
 	}
 }
 

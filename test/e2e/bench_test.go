@@ -207,6 +207,8 @@ func TestBenchRelayed(t *testing.T) {
 func TestRelayRate(t *testing.T) {
 	const mbps = 40
 	s := stand(t, "port-restricted", "port-restricted")
+	s.write("secret", "a secret of this test\n")
+	s.write("token", "a-token-of-this-test\n")
 	server := s.exec("signal", "signal", "--public-ip", "192.0.2.2", "--alt-ip", "192.0.2.3", "--listen", ":9080", "--turn-listen", ":4478",
 		"--token-file", s.file("token"), "--turn-secret-file", s.file("secret"), "--relay-rate", "40M",
 		"--allow-peer", "192.0.2.0/24", "--allow-peer", "198.51.100.0/24", "--allow-peer", "203.0.113.0/24")

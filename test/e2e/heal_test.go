@@ -27,6 +27,7 @@ func startSplit(t *testing.T, natA, natB string) *split {
 	t.Helper()
 	s := &split{standing: stand(t, natA, natB)}
 	s.write("secret", "a secret of this test\n")
+	s.write("token", "a-token-of-this-test\n")
 	s.startRelay()
 	s.startSignaling()
 	return s
