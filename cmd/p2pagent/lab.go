@@ -18,6 +18,7 @@ import (
 
 	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/lab"
+	"github.com/p2pagent/p2pagent/internal/measure"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -205,14 +206,19 @@ func labMatrixCommand() *cobra.Command {
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return inLab(cmd.Context(), func(ctx context.Context, s *lab.Sandbox) error {
+				r := lab.Report{
+					Time: time.Now(), Version: version(), Kernel: measure.ThisMachine().Kernel, Command: strings.Join(os.Args, " "),
+				}
+				done, all := 0, len(lab.Pairs())*programs.cfg.Runs
 				m, err := s.Matrix(ctx, programs.config(), func(c lab.Cell) {
-					fmt.Fprintln(cmd.ErrOrStderr(), c)
+					done++
+					fmt.Fprintf(cmd.ErrOrStderr(), "%d of %d  %s\n", done, all, c)
 				})
 				if err != nil {
 					return err
 				}
-				if report != "" {
-					if err := writeLabReport(report, m); err != nil {
+				if r.Matrix = m; report != "" {
+					if err := writeLabReport(report, r); err != nil {
 						return err
 					}
 				}
@@ -232,12 +238,12 @@ func labMatrixCommand() *cobra.Command {
 	return cmd
 }
 
-func writeLabReport(path string, m lab.Matrix) error {
+func writeLabReport(path string, r lab.Report) error {
 	f, err := os.Create(path)
 	if err != nil {
 		return err
 	}
-	return errors.Join(m.WriteHTML(f), f.Close())
+	return errors.Join(r.WriteHTML(f), f.Close())
 }
 
 func labUpCommand() *cobra.Command {

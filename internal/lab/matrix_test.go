@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
+	"time"
 )
 
 func cell(a, b string, path Path, expected Path, directMS int64) Cell {
@@ -45,16 +46,28 @@ func TestMatrixTable(t *testing.T) {
 	}
 
 	var page strings.Builder
-	if err := m.WriteHTML(&page); err != nil {
+	m[3].Verdict = `relayed: no UDP leaves the peer's network: no STUN server answered there`
+	r := Report{
+		Matrix: m, Time: time.Date(2026, 3, 14, 15, 9, 0, 0, time.UTC), Version: "v1.2.3", Kernel: "6.1.0-13-amd64",
+		Command: "p2pagent lab matrix --report <x>.html",
+	}
+	if err := r.WriteHTML(&page); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{`<td class="direct">D 30`, `<td class="wrong">R !`, `<td class="relayed">R`, "signal did not start", `<td class="unmeasured">·`} {
+	for _, want := range []string{
+		`<td class="direct"><b>D 30</b>`, `<td class="wrong"><b>R !</b>`, `<td class="relayed"><b>R</b> <small>no UDP leaves the peer&#39;s network</small>`,
+		"signal did not start", `<td class="unmeasured"><b>·</b>`, "no STUN server answered there",
+		"14 March 2026, 15:09 UTC", "v1.2.3", "Linux 6.1.0-13-amd64", "--report &lt;x&gt;.html",
+		"Of 7 runs 4 became direct and 1 stayed relayed as they had to, and 2 did not.",
+	} {
 		if !strings.Contains(page.String(), want) {
 			t.Errorf("no %s in the page", want)
 		}
 	}
-	if strings.Contains(page.String(), "http") {
-		t.Error("the page needs something from elsewhere")
+	for _, elsewhere := range []string{"http:", "https:", "src=", "href=", "url("} {
+		if strings.Contains(page.String(), elsewhere) {
+			t.Errorf("the page needs something from elsewhere: %s", elsewhere)
+		}
 	}
 }
 
@@ -83,5 +96,19 @@ func TestPairs(t *testing.T) {
 	}
 	if err := (Topology{A: Kinds()[0], SameNAT: true, LinkB: Link{MTU: 1400}}).Validate(); err == nil {
 		t.Error("a line that does not exist is accepted")
+	}
+}
+
+func TestInBrief(t *testing.T) {
+	for verdict, want := range map[string]string{
+		`relayed: both NATs give every destination another port (address-and-port-dependent mapping, "symmetric"), so neither side can know`: "both NATs give every destination another port",
+		"relayed: no UDP leaves either network":      "no UDP leaves either network",
+		"relayed: no UDP leaves this network: no ST": "no UDP leaves this network",
+		"without a path": "without a path",
+		"":               "",
+	} {
+		if got := inBrief(verdict); got != want {
+			t.Errorf("%q: %q, want %q", verdict, got, want)
+		}
 	}
 }

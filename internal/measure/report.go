@@ -5,10 +5,11 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
-	"html/template"
 	"io"
 	"strconv"
 	"strings"
+
+	"github.com/p2pagent/p2pagent/internal/page"
 )
 
 //go:embed report.html
@@ -21,15 +22,15 @@ func (r *Report) WriteHTML(w io.Writer) error {
 	if _, err := json.Marshal(r); err != nil { // not a number, or an infinite one
 		return fmt.Errorf("report: %w", err)
 	}
-	t, err := template.New("report").Parse(reportHTML)
+	t, err := page.Parse("report", reportHTML)
 	if err != nil {
 		return err
 	}
-	return t.Execute(w, r.page())
+	return t.Execute(w, r.sheet())
 }
 
-// A page is what report.html shows, in its order.
-type page struct {
+// A sheet is what report.html shows, in its order.
+type sheet struct {
 	Title    string
 	Date     string
 	Version  string
@@ -80,8 +81,8 @@ func (t *table) add(name, unit string, cells ...string) {
 	t.Rows = append(t.Rows, row{Name: name, Unit: unit, Cells: cells})
 }
 
-func (r *Report) page() *page {
-	p := &page{
+func (r *Report) sheet() *sheet {
+	p := &sheet{
 		Title: r.title(), Version: r.Version, Headline: r.headline(),
 		Verdict: r.Verdict, Remedy: r.Remedy, Cards: r.cards(),
 		Figures: r.figures(), Relay: r.relay(), Crossed: r.crossed(),

@@ -195,7 +195,7 @@ func TestStrangersAreQuoted(t *testing.T) {
 // Text can be read in both schemes, and the two paths' colours differ in
 // brightness or in blue, which nearly all eyes tell apart.
 func TestContrast(t *testing.T) {
-	schemes := regexp.MustCompile(`(?s):root \{(.*?)\}`).FindAllStringSubmatch(reportHTML, -1)
+	schemes := regexp.MustCompile(`(?s):root \{(.*?)\}`).FindAllStringSubmatch(html(t, samples()["usual"]), -1)
 	if len(schemes) != 2 {
 		t.Fatalf("%d colour schemes, want light and dark", len(schemes))
 	}
