@@ -36,7 +36,7 @@ Nothing on this machine can be reached unless --allow names it:
 		if err := identity.ValidateName(c.name); err != nil {
 			return usageError{fmt.Errorf("--name: %w", err)}
 		}
-		list, err := forward.ParseAllow(cmd.Context(), net.DefaultResolver, allow)
+		list, err := forward.ParseAllow(net.DefaultResolver, allow)
 		if err != nil {
 			return usageError{err}
 		}

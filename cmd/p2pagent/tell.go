@@ -144,6 +144,8 @@ func brief(r trace.Record) (text, tone string) {
 		if e.Path == "relayed" && e.Remedy != "" { // without one, it is not settled yet
 			return r.Peer + ": " + e.Text + "; try: " + e.Remedy, ""
 		}
+	case trace.TargetResolved:
+		return targetResolved(e)
 	case trace.StreamRefused:
 		return fmt.Sprintf("%s stream to %s refused: %s", e.Kind, e.Target, e.Why), yellow
 	case trace.Trouble:
@@ -184,6 +186,34 @@ func pathChange(peer string, e trace.PathChanged) (text, tone string) {
 		return text, green
 	}
 	return text, yellow
+}
+
+// targetResolved is a name of --allow that has moved, or is of no use for now.
+func targetResolved(e trace.TargetResolved) (text, tone string) {
+	text = "--allow " + e.Name + " "
+	more := ""
+	for _, r := range e.Refused {
+		more += fmt.Sprintf("; %s is not used, as it is %s", r.Addr, r.Why)
+	}
+	switch {
+	case e.Err != "" && len(e.Addrs) == 0:
+		return text + e.Err + more + "; it is looked up again", yellow
+	case e.Err != "":
+		return text + e.Err + more + "; staying with " + list(e.Addrs), yellow
+	case len(e.Before) > 0:
+		return text + "has moved to " + list(e.Addrs) + " from " + list(e.Before) + more, ""
+	case e.Failed > 0 || more != "":
+		return text + "is " + list(e.Addrs) + more, ""
+	}
+	return "", ""
+}
+
+func list[T fmt.Stringer](items []T) string {
+	var texts []string
+	for _, i := range items {
+		texts = append(texts, i.String())
+	}
+	return strings.Join(texts, ", ")
 }
 
 func pathText(p trace.Path) string {

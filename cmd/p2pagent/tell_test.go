@@ -11,6 +11,13 @@ import (
 	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
+func ips(texts ...string) (out []netip.Addr) {
+	for _, t := range texts {
+		out = append(out, netip.MustParseAddr(t))
+	}
+	return out
+}
+
 func TestLine(t *testing.T) {
 	at := netip.MustParseAddrPort
 	direct := trace.Path{Kind: "direct", Local: at("192.0.2.1:1000"), Remote: at("198.51.100.2:2000")}
@@ -56,6 +63,13 @@ func TestLine(t *testing.T) {
 		{"refused", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Why: "not allowed"}, "dial stream to localhost:22 refused: not allowed", yellow},
 		{"trouble", trace.Trouble{Where: "accept on 127.0.0.1:80", Why: "too many open files"}, "accept on 127.0.0.1:80: too many open files; trying again", yellow},
 		{"trouble over", trace.Trouble{Where: "accept on 127.0.0.1:80"}, "accept on 127.0.0.1:80: works again", ""},
+		{"name that resolves", trace.TargetResolved{Name: "nas", Addrs: ips("10.0.0.1")}, "", ""},
+		{"name without an address", trace.TargetResolved{Name: "nas", Err: "does not resolve: no such host"}, "--allow nas does not resolve: no such host; it is looked up again", yellow},
+		{"name that resolves at last", trace.TargetResolved{Name: "nas", Addrs: ips("10.0.0.1", "10.0.0.2"), Failed: 3}, "--allow nas is 10.0.0.1, 10.0.0.2", ""},
+		{"name that moved", trace.TargetResolved{Name: "nas", Addrs: ips("10.0.0.2"), Before: ips("10.0.0.1")}, "--allow nas has moved to 10.0.0.2 from 10.0.0.1", ""},
+		{"name that does not resolve any more", trace.TargetResolved{Name: "nas", Addrs: ips("10.0.0.1"), Err: "does not resolve: i/o timeout"}, "--allow nas does not resolve: i/o timeout; staying with 10.0.0.1", yellow},
+		{"name that leads inside", trace.TargetResolved{Name: "nas", Addrs: ips("192.0.2.1"), Err: "has no address that may be dialed", Refused: []trace.AddrRefused{{Addr: ips("10.0.0.1")[0], Why: "private"}}},
+			"--allow nas has no address that may be dialed; 10.0.0.1 is not used, as it is private; staying with 192.0.2.1", yellow},
 		{"what only the trace tells", trace.PathSize{Path: direct, From: 1200, To: 1452}, "", ""},
 		{"control characters in a name", trace.Paired{Name: evil, Fingerprint: "abcd"}, "paired with �[31mred����, key abcd", green},
 		{"control characters in a reason", trace.SessionState{State: "closed", Why: evil}, "bob: link ended: �[31mred����", yellow},

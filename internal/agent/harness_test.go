@@ -259,7 +259,7 @@ func echo(t *testing.T) string {
 
 func allow(t *testing.T, entries ...string) *forward.AllowList {
 	t.Helper()
-	l, err := forward.ParseAllow(t.Context(), net.DefaultResolver, entries)
+	l, err := forward.ParseAllow(net.DefaultResolver, entries)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -58,6 +58,7 @@ func (ls *Listener) Run(ctx context.Context) error {
 	g.Go(func() error { return ls.env.runSignaling(ctx) })
 	g.Go(func() error { return ls.env.watchNetwork(ctx) })
 	g.Go(func() error { return ls.serve(ctx) })
+	g.Go(func() error { ls.env.cfg.Allow.Watch(ctx, ls.env.cfg.Trace); return nil })
 	g.Go(func() error { return ls.env.serveStatus(ctx, "listen") })
 	if ls.pair || len(known) == 0 {
 		g.Go(func() error { return ls.pairOne(ctx, len(known) == 0) })

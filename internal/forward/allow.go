@@ -1,35 +1,36 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
-
-// A Resolver turns a host name into addresses; net.DefaultResolver is one.
-type Resolver interface {
-	LookupNetIP(ctx context.Context, network, host string) ([]netip.Addr, error)
-}
 
 // An AllowList says which targets a peer may reach through this side, and
 // which ports it may have opened here. The zero value allows nothing.
 //
-// Names are resolved once, when the list is made, and pinned: a name that
-// changes its address later (DNS rebinding) does not take the permission with
-// it. A name that the peer sends is never looked up; it must equal one on the
-// list.
+// A name that the peer sends is never looked up; it must equal one on the list,
+// whose addresses are what [AllowList.Watch] found last. What was found and
+// judged is what is dialed.
 type AllowList struct {
-	dial   []dialRule
-	listen []listenRule
+	resolver Resolver
+	dial     []dialRule
+	listen   []listenRule
+
+	mu    sync.Mutex
+	names map[string]*pin // by the name in lower case; the map itself does not change
 }
 
 type dialRule struct {
-	name     string         // lower case; empty for a rule by address
-	addrs    []netip.Prefix // pinned addresses of the name, or the prefix
+	name     string       // lower case; empty for a rule by address
+	prefix   netip.Prefix // of a rule by address
 	low, top uint16
 }
 
@@ -37,19 +38,6 @@ type listenRule struct {
 	addr     netip.Addr // zero: every loopback address
 	any      bool       // every address
 	low, top uint16
-}
-
-// never is refused whatever the list says, because nobody means it: cloud
-// metadata services and link-local addresses.
-var never = []netip.Prefix{
-	netip.MustParsePrefix("169.254.0.0/16"),
-	netip.MustParsePrefix("fe80::/10"),
-	netip.MustParsePrefix("fd00:ec2::254/128"),
-	netip.MustParsePrefix("100.100.100.200/32"),
-	netip.MustParsePrefix("0.0.0.0/8"),
-	netip.MustParsePrefix("::/128"),
-	netip.MustParsePrefix("224.0.0.0/4"),
-	netip.MustParsePrefix("ff00::/8"),
 }
 
 // listenWord starts an entry that lets the peer open a port here with -R.
@@ -64,15 +52,15 @@ const listenWord = "listen:"
 //	listen:PORT         the peer may open this port here, on both loopbacks (-R)
 //	listen:HOST:PORT    on this address; * for every address
 //
-// Names are resolved with r within ctx; one that does not resolve is an error.
-func ParseAllow(ctx context.Context, r Resolver, entries []string) (*AllowList, error) {
-	list := new(AllowList)
+// It looks nothing up: names are resolved with r while [AllowList.Watch] runs.
+func ParseAllow(r Resolver, entries []string) (*AllowList, error) {
+	list := &AllowList{resolver: r, names: make(map[string]*pin)}
 	for _, e := range entries {
 		var err error
 		if rest, ok := strings.CutPrefix(e, listenWord); ok {
 			err = list.addListen(rest)
 		} else {
-			err = list.addDial(ctx, r, e)
+			err = list.addDial(e)
 		}
 		if err != nil {
 			return nil, fmt.Errorf("--allow %q: %w", e, err)
@@ -81,7 +69,10 @@ func ParseAllow(ctx context.Context, r Resolver, entries []string) (*AllowList, 
 	return list, nil
 }
 
-func (l *AllowList) addDial(ctx context.Context, r Resolver, entry string) error {
+func (l *AllowList) addDial(entry string) error {
+	if strings.Contains(entry, "://") {
+		return fmt.Errorf("a URL; write HOST:PORT%s", hostPortOf(entry))
+	}
 	cut := strings.LastIndexByte(entry, ':')
 	if cut < 0 {
 		return fmt.Errorf("no port; write HOST:PORT, HOST:LOW-HIGH or HOST:*")
@@ -98,19 +89,49 @@ func (l *AllowList) addDial(ctx context.Context, r Resolver, entry string) error
 	case err == nil && prefix.Bits() == 0:
 		return fmt.Errorf("every host would be reachable; name a smaller prefix")
 	case err == nil:
-		rule.addrs = []netip.Prefix{prefix}
+		rule.prefix = prefix
 	default:
-		rule.name = strings.ToLower(host)
-		addrs, err := r.LookupNetIP(ctx, "ip", host)
-		if err != nil {
-			return fmt.Errorf("resolve %s: %w", host, err)
+		if err := checkName(host); err != nil {
+			return err
 		}
-		for _, a := range addrs {
-			a = a.Unmap()
-			rule.addrs = append(rule.addrs, netip.PrefixFrom(a, a.BitLen()))
+		rule.name = strings.ToLower(host)
+		if l.names[rule.name] == nil {
+			l.names[rule.name] = newPin(rule.name)
 		}
 	}
 	l.dial = append(l.dial, rule)
+	return nil
+}
+
+// hostPortOf is an example made of a URL's host and port, where it has both.
+func hostPortOf(text string) string {
+	u, err := url.Parse(text)
+	if err != nil || u.Hostname() == "" {
+		return ""
+	}
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443", "ssh": "22"}[u.Scheme])
+	if port == "" {
+		return ""
+	}
+	return ", for example " + net.JoinHostPort(u.Hostname(), port)
+}
+
+// checkName refuses what cannot be the name of a host, so that it is an error
+// here and not a name that never resolves.
+func checkName(host string) error {
+	labels := strings.Split(strings.TrimSuffix(host, "."), ".")
+	last := labels[len(labels)-1]
+	switch {
+	case strings.ContainsRune(host, '/'):
+		return fmt.Errorf("%q is not a prefix; write one such as 10.1.0.0/24:22", host)
+	case strings.ContainsRune(host, ':'):
+		return fmt.Errorf("%q is not an address; write IPv6 as [2001:db8::1]:22", host)
+	case strings.ContainsFunc(host, func(r rune) bool { return r <= ' ' || strings.ContainsRune("@#?\\[]*,;\"'", r) }),
+		slices.Contains(labels, ""), len(host) > 253:
+		return fmt.Errorf("%q is not the name of a host", host)
+	case strings.Trim(last, "0123456789") == "":
+		return fmt.Errorf("%q is not an address", host) // and no name ends in a number
+	}
 	return nil
 }
 
@@ -176,44 +197,55 @@ func (l *AllowList) addListen(s string) error {
 // Empty reports whether the list allows nothing at all.
 func (l *AllowList) Empty() bool { return len(l.dial) == 0 && len(l.listen) == 0 }
 
-// Dialable returns the addresses that a target HOST:PORT may be dialed at, in
-// the order to try them, or an error for the peer. What it returns must be
-// dialed as it is, never resolved again.
-func (l *AllowList) Dialable(target string) ([]netip.AddrPort, error) {
-	host, portText, err := net.SplitHostPort(target)
+// Dialable returns the addresses that a target HOST:PORT may be dialed at, or an
+// error for the peer, which wraps ErrUnresolved for a name on the list that has no
+// address yet. What it returns must be dialed as it is, never resolved again.
+// When a name on the list is due to be looked up again it waits for that a while,
+// within ctx.
+func (l *AllowList) Dialable(ctx context.Context, target string) ([]netip.AddrPort, error) {
+	addr, name, port, err := l.listed(target)
 	if err != nil {
-		return nil, fmt.Errorf("target %q is not HOST:PORT", target)
+		return nil, err
 	}
-	port, err := strconv.ParseUint(portText, 10, 16)
-	if err != nil || port == 0 {
-		return nil, fmt.Errorf("target %q has no valid port", target)
+	if name == nil {
+		return []netip.AddrPort{netip.AddrPortFrom(addr, port)}, nil
 	}
 	var out []netip.AddrPort
-	addr, addrErr := netip.ParseAddr(host)
-	for _, rule := range l.dial {
-		if uint16(port) < rule.low || uint16(port) > rule.top {
-			continue
-		}
-		if addrErr == nil {
-			a := addr.Unmap().WithZone("")
-			if containsAddr(rule.addrs, a) && !containsAddr(never, a) {
-				return []netip.AddrPort{netip.AddrPortFrom(a, uint16(port))}, nil
-			}
-			continue
-		}
-		if rule.name == "" || rule.name != strings.ToLower(host) {
-			continue
-		}
-		for _, p := range rule.addrs {
-			if !containsAddr(never, p.Addr()) {
-				out = append(out, netip.AddrPortFrom(p.Addr(), uint16(port)))
-			}
-		}
+	for _, a := range l.fresh(ctx, name) {
+		out = append(out, netip.AddrPortFrom(a, port))
 	}
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s is not on this side's --allow list", target)
+		return nil, fmt.Errorf("%s is on this side's --allow list, but %w", target, ErrUnresolved)
 	}
 	return out, nil
+}
+
+// listed finds a target on the list: an address, or one of the list's names.
+func (l *AllowList) listed(target string) (addr netip.Addr, name *pin, port uint16, err error) {
+	host, portText, err := net.SplitHostPort(target)
+	if err != nil {
+		return addr, nil, 0, fmt.Errorf("target %q is not HOST:PORT", target)
+	}
+	n, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil || n == 0 {
+		return addr, nil, 0, fmt.Errorf("target %q has no valid port", target)
+	}
+	port = uint16(n)
+	parsed, notAddr := netip.ParseAddr(host)
+	addr = parsed.Unmap().WithZone("")
+	for _, r := range l.dial {
+		switch {
+		case port < r.low || port > r.top:
+		case notAddr != nil:
+			if r.name != "" && r.name == strings.ToLower(host) {
+				return addr, l.names[r.name], port, nil
+			}
+		case r.name != "" && l.has(r.name, addr),
+			r.name == "" && r.prefix.Contains(addr) && reachOf(addr) != nowhere:
+			return addr, nil, port, nil
+		}
+	}
+	return addr, nil, 0, fmt.Errorf("%s is not on this side's --allow list", target)
 }
 
 // Listenable returns the addresses to listen on for a peer's -R bind HOST:PORT,
@@ -252,13 +284,4 @@ func listenEntry(bind string) string {
 		return "*:" + port
 	}
 	return bind
-}
-
-func containsAddr(prefixes []netip.Prefix, a netip.Addr) bool {
-	for _, p := range prefixes {
-		if p.Contains(a) {
-			return true
-		}
-	}
-	return false
 }

@@ -4,9 +4,10 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
-	"slices"
 	"strings"
 	"testing"
+
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 // names is a Resolver over a table.
@@ -19,6 +20,24 @@ func (n names) LookupNetIP(_ context.Context, _, host string) ([]netip.Addr, err
 	return nil, fmt.Errorf("no such host")
 }
 
+// listOf makes a list and looks its names up until the test ends.
+func listOf(t *testing.T, r Resolver, entries ...string) *AllowList {
+	t.Helper()
+	list, err := ParseAllow(r, entries)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watching(t, list, nil)
+	return list
+}
+
+func watching(t *testing.T, list *AllowList, rec *trace.Recorder) {
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan struct{})
+	go func() { defer close(ended); list.Watch(ctx, rec) }()
+	t.Cleanup(func() { cancel(); <-ended })
+}
+
 func addrs(s ...string) (out []netip.Addr) {
 	for _, a := range s {
 		out = append(out, netip.MustParseAddr(a))
@@ -27,9 +46,9 @@ func addrs(s ...string) (out []netip.Addr) {
 }
 
 var hosts = names{
-	"localhost": addrs("127.0.0.1", "::1"),
-	"web":       addrs("10.0.0.5"),
-	"evil":      addrs("169.254.169.254"),
+	"web":  addrs("10.0.0.5"),
+	"evil": addrs("169.254.169.254"),
+	"half": addrs("169.254.169.254", "10.0.0.6"),
 }
 
 func TestDialable(t *testing.T) {
@@ -52,6 +71,10 @@ func TestDialable(t *testing.T) {
 		{"outside of the prefix", "10.0.0.0/24:22", "10.0.1.77:22", ""},
 		{"IPv6", "[2001:db8::1]:22", "[2001:db8::1]:22", "[2001:db8::1]:22"},
 		{"metadata through a name", "evil:80", "evil:80", ""},
+		{"metadata beside an address", "half:80", "half:80", "10.0.0.6:80"},
+		{"metadata of an allowed name", "half:80", "169.254.169.254:80", ""},
+		{"metadata by another road", "[64:ff9b::/96]:80", "[64:ff9b::a9fe:a9fe]:80", ""},
+		{"a name twice on the list, for two ports", "web:80 web:443", "web:443", "10.0.0.5:443"},
 		{"metadata through a prefix", "169.254.0.0/16:80", "169.254.169.254:80", ""},
 		{"unspecified", "0.0.0.0/1:80", "0.0.0.0:80", ""},
 		{"no port", "localhost:22", "localhost", ""},
@@ -60,29 +83,15 @@ func TestDialable(t *testing.T) {
 		{"empty", "localhost:*", "", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			list, err := ParseAllow(t.Context(), hosts, strings.Fields(tt.allow))
-			if err != nil {
-				t.Fatal(err)
+			list := listOf(t, hosts, strings.Fields(tt.allow)...)
+			for _, p := range list.names {
+				list.fresh(t.Context(), p) // waits for the first lookup
 			}
-			got, err := list.Dialable(tt.target)
+			got, err := list.Dialable(t.Context(), tt.target)
 			if spaced(got) != tt.want || (err == nil) != (tt.want != "") {
 				t.Errorf("got %v %v, want %q", got, err, tt.want)
 			}
 		})
-	}
-}
-
-// A name that moves after the list was made does not take the permission along.
-func TestNamesArePinned(t *testing.T) {
-	moving := names{"host": addrs("10.0.0.1")}
-	list, err := ParseAllow(t.Context(), moving, []string{"host:22"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	moving["host"] = addrs("192.168.0.1")
-	got, err := list.Dialable("host:22")
-	if err != nil || !slices.Equal(got, []netip.AddrPort{netip.MustParseAddrPort("10.0.0.1:22")}) {
-		t.Errorf("got %v %v", got, err)
 	}
 }
 
@@ -110,10 +119,7 @@ func TestListenable(t *testing.T) {
 		{"no port that can be", "listen:*:8080", "localhost:99999", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			list, err := ParseAllow(t.Context(), hosts, strings.Fields(tt.allow))
-			if err != nil {
-				t.Fatal(err)
-			}
+			list := listOf(t, hosts, strings.Fields(tt.allow)...)
 			got, err := list.Listenable(tt.bind)
 			if (err == nil) != (tt.want != "") || spaced(got) != tt.want {
 				t.Errorf("got %v %v, want %q", got, err, tt.want)
@@ -131,7 +137,7 @@ func TestListenableSaysWhatItNeeds(t *testing.T) {
 			continue
 		}
 		_, entry, _ := strings.Cut(err.Error(), "needs --allow ")
-		list, err := ParseAllow(t.Context(), hosts, []string{entry})
+		list, err := ParseAllow(hosts, []string{entry})
 		if err != nil {
 			t.Errorf("%s: %v", bind, err)
 			continue
@@ -152,19 +158,29 @@ func spaced[T fmt.Stringer](list []T) string {
 
 func TestParseAllowErrors(t *testing.T) {
 	for in, want := range map[string]string{
-		"localhost":           "no port",
-		"*:22":                "every host",
-		":22":                 "every host",
-		"0.0.0.0/0:22":        "every host",
-		"localhost:0":         "not a port",
-		"localhost:70000":     "not a port",
-		"localhost:90-80":     "backwards",
-		"nowhere.example:22":  "resolve nowhere.example",
-		"listen:web:8080":     "not an address",
-		"listen:x":            "not a port",
-		"listen:0.0.0.0/0:80": "not an address",
+		"localhost":             "no port",
+		"*:22":                  "every host",
+		":22":                   "every host",
+		"0.0.0.0/0:22":          "every host",
+		"localhost:0":           "not a port",
+		"localhost:70000":       "not a port",
+		"localhost:90-80":       "backwards",
+		"http://web.home":       "write HOST:PORT, for example web.home:80",
+		"https://[::1]/x":       "write HOST:PORT, for example [::1]:443",
+		"http://web.home:8080/": "write HOST:PORT, for example web.home:8080",
+		"x://y":                 "a URL; write HOST:PORT",
+		"10.0.0.0/33:22":        `"10.0.0.0/33" is not a prefix`,
+		"10.0.0.300:22":         `"10.0.0.300" is not an address`,
+		"::1":                   `write IPv6 as [2001:db8::1]:22`,
+		"user@web:22":           `"user@web" is not the name of a host`,
+		"we b:22":               `"we b" is not the name of a host`,
+		"web..home:22":          `"web..home" is not the name of a host`,
+		"a,b:22":                `"a,b" is not the name of a host`,
+		"listen:web:8080":       "not an address",
+		"listen:x":              "not a port",
+		"listen:0.0.0.0/0:80":   "not an address",
 	} {
-		if _, err := ParseAllow(t.Context(), hosts, []string{in}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), in) {
+		if _, err := ParseAllow(hosts, []string{in}); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), in) {
 			t.Errorf("%q: %v, want an error that names it and says %q", in, err, want)
 		}
 	}

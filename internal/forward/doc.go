@@ -5,8 +5,9 @@
 // It knows "open a stream" and "answer a stream", not QUIC and not paths.
 //
 // What a peer may reach is decided by an [AllowList] on the side that dials or
-// listens for it, per stream, on the very address that is then dialed. Nothing
-// is reachable by default.
+// listens for it, per stream, on the very addresses that are then dialed. Nothing
+// is reachable by default. A name on the list may have no address for a while, and
+// may move; names.go says when it is looked up, reach.go where it may lead.
 //
 // A port is opened at both loopbacks unless a bind says otherwise, as ssh does it;
 // unlike ssh's, one that is in use at one of them is opened at none.

@@ -78,7 +78,7 @@ type rig struct {
 
 func newRig(t *testing.T, allow, target string) *rig {
 	t.Helper()
-	list, err := ParseAllow(t.Context(), net.DefaultResolver, strings.Fields(allow))
+	list, err := ParseAllow(net.DefaultResolver, strings.Fields(allow))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package forward
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
@@ -22,9 +23,13 @@ type Accepting interface {
 // Dial answers a stream that asks for a target on this side: it checks the
 // list, dials what the list returned, and carries the connection to its end.
 func Dial(ctx context.Context, allow *AllowList, target string, s Accepting, rec *trace.Recorder) {
-	addrs, err := allow.Dialable(target)
+	addrs, err := allow.Dialable(ctx, target)
 	if err != nil {
-		refuse(s, session.CodeNotAllowed, session.KindDial, target, err, rec)
+		code := session.CodeNotAllowed
+		if errors.Is(err, ErrUnresolved) {
+			code = session.CodeUnreachable
+		}
+		refuse(s, code, session.KindDial, target, err, rec)
 		return
 	}
 	carry(ctx, session.KindDial, target, addrs, s, rec)

@@ -204,6 +204,23 @@ type StreamClosed struct {
 	Cause    string `json:"cause,omitempty"`
 }
 
+// TargetResolved is what a lookup of a name on this side's allow-list has found,
+// when that is news. While Err is not empty, the addresses are those of before.
+type TargetResolved struct {
+	Name    string        `json:"name"`
+	Addrs   []netip.Addr  `json:"addrs,omitempty"`   // that are dialed from now on
+	Before  []netip.Addr  `json:"before,omitempty"`  // that were dialed until now, when others
+	Refused []AddrRefused `json:"refused,omitempty"` // of the answer, and never dialed
+	Failed  int           `json:"failed,omitempty"`  // lookups before this one, in a row, that found nothing to dial
+	Err     string        `json:"error,omitempty"`
+}
+
+// AddrRefused is an address of a name, and why it is not dialed.
+type AddrRefused struct {
+	Addr netip.Addr `json:"addr"`
+	Why  string     `json:"why"`
+}
+
 // Verdict is the answer to "which path, and why".
 type Verdict struct {
 	Path   string `json:"path"` // direct, relayed, none
@@ -254,6 +271,7 @@ func (SessionState) EventName() string   { return "session.state" }
 func (StreamOpened) EventName() string   { return "stream.opened" }
 func (StreamRefused) EventName() string  { return "stream.refused" }
 func (StreamClosed) EventName() string   { return "stream.closed" }
+func (TargetResolved) EventName() string { return "target.resolved" }
 func (Verdict) EventName() string        { return "verdict" }
 func (Failure) EventName() string        { return "failure" }
 func (Trouble) EventName() string        { return "trouble" }
@@ -269,7 +287,7 @@ var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
 	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
-	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, Verdict{}, Failure{}, Trouble{},
+	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, TargetResolved{}, Verdict{}, Failure{}, Trouble{},
 }
 
 func decode(name string, data json.RawMessage) (Event, error) {

@@ -131,6 +131,9 @@ var badInput = []struct {
 	{"JSON where stdout is the connection", args("pipe", "--json", "bob"), 2, "there is no --json"},
 	{"status of nobody", func(t *testing.T, w *world) outcome { return newHome(t, w.url).run(t, "status") }, 1, "no p2pagent is running for this user"},
 	{"allow everything", args("listen", "--allow", "0.0.0.0/0:22"), 2, "every host would be reachable"},
+	{"allow a URL", args("listen", "--allow", "http://web.home:8080/"), 2, "a URL; write HOST:PORT, for example web.home:8080"},
+	{"allow what is no address", args("listen", "--allow", "10.0.0.300:22"), 2, `"10.0.0.300" is not an address`},
+	{"allow a bad prefix", args("listen", "--allow", "10.0.0.0/33:22"), 2, "is not a prefix"},
 	{"allow without a port", args("listen", "--allow", "localhost"), 2, "no port"},
 	{"name with control characters", args("listen", "--name", "\x1b]0;owned\x07"), 2, "--name"},
 
