@@ -224,6 +224,9 @@ func pathText(p trace.Path) string {
 	if p.Hops > 1 {
 		hops = "two relays"
 	}
+	if p.Stream {
+		hops += " (TCP)" // or TLS, which is the same to a packet
+	}
 	return fmt.Sprintf("relayed path %s <-> %s over %s", p.Local, p.Remote, hops)
 }
 

@@ -24,6 +24,8 @@ func TestLine(t *testing.T) {
 	relayed := trace.Path{Kind: "relayed", Local: at("192.0.2.1:1000"), Remote: at("203.0.113.5:50000"), Hops: 1}
 	twice := relayed
 	twice.Hops = 2
+	overTCP := relayed
+	overTCP.Stream = true
 	const evil = "\x1b[31mred\x07\r\u202e\x00"
 	for _, tt := range []struct {
 		name string
@@ -56,6 +58,7 @@ func TestLine(t *testing.T) {
 		{"suspected", trace.PathSuspected{Path: direct, Silent: 2100}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 silent for 2.1s; sending over a second path too", yellow},
 		{"direct", trace.PathChanged{From: &relayed, To: &direct, RTT: 12.3456, Why: "direct path"}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000, rtt 12.35ms: direct path", green},
 		{"relayed", trace.PathChanged{To: &relayed, RTT: 30, Why: "first path"}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over one relay, rtt 30ms: first path", yellow},
+		{"relayed over TCP", trace.PathChanged{To: &overTCP}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over one relay (TCP), rtt 0s", yellow},
 		{"relayed twice", trace.PathChanged{To: &twice}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over two relays, rtt 0s", yellow},
 		{"no path", trace.PathChanged{From: &direct, Why: "silent"}, "bob: no path: silent", red},
 		{"verdict of a direct path", trace.Verdict{Path: "direct", Text: "direct: fine"}, "", ""},

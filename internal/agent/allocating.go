@@ -26,7 +26,8 @@ type allocationTry struct {
 var errNewCredentials = errors.New("new credentials have come")
 
 // allocate gets an allocation: of all servers over all transports whichever is
-// there first. Nothing happens when payload may not be relayed.
+// there first, and after one over a stream, one over UDP. Nothing happens when
+// payload may not be relayed.
 //
 // Credentials that have expired are tried as well, while new ones are asked for:
 // not every server minds, and signaling may be out of reach.
@@ -36,9 +37,14 @@ func (l *link) allocate() {
 		return
 	}
 	r.retryAt = time.Time{}
+	l.startTry(l.servers)
+}
+
+// startTry begins a try with given servers.
+func (l *link) startTry(s servers) {
 	ctx, cancel := context.WithCancelCause(l.ctx)
-	try := &allocationTry{servers: l.servers, stale: l.servers.expired(time.Now()), cancel: cancel}
-	r.try = try
+	try := &allocationTry{servers: s, stale: s.expired(time.Now()), cancel: cancel}
+	l.relaying.try = try
 	if try.stale {
 		l.renewCredentials()
 	}
@@ -96,6 +102,7 @@ func (l *link) useServers(s servers) {
 	l.servers, r.asked = s, false
 	if t := r.try; t != nil && t.stale && !t.servers.sameCredentials(s) {
 		l.stopTrying(errNewCredentials)
+		l.lookForUDP()
 	}
 	l.allocate()
 }
@@ -121,8 +128,8 @@ func (l *link) allocated(try *allocationTry, alloc *relay.Allocation) {
 		alloc.Close() // the link is ending
 		return
 	}
-	r.alloc, r.failures, r.err = alloc, 0, nil
-	r.permitted, r.denied = make(map[netip.Addr]bool), make(map[netip.Addr]bool)
+	l.retire(r.alloc)
+	r.failures, r.err = 0, nil
 	l.work(func(ctx context.Context) {
 		select {
 		case <-alloc.Done():
@@ -130,12 +137,20 @@ func (l *link) allocated(try *allocationTry, alloc *relay.Allocation) {
 		case <-ctx.Done():
 		}
 	})
+	l.announceAllocation(alloc)
+}
+
+// announceAllocation makes an allocation the one that the peer is told of.
+func (l *link) announceAllocation(alloc *relay.Allocation) {
+	r := &l.relaying
+	r.alloc, r.permitted, r.denied = alloc, make(map[netip.Addr]bool), make(map[netip.Addr]bool)
 	l.permitPeer()
 	l.tryRelays()
 }
 
-// tried is the end of a try. One that brought nothing is followed by another:
-// at once when it was refused for credentials that have been replaced meanwhile.
+// tried is the end of a try. One that brought nothing, or nothing over UDP, is
+// followed by another: at once when it was refused for credentials that have been
+// replaced meanwhile.
 func (l *link) tried(try *allocationTry, err error) {
 	r := &l.relaying
 	if r.try != try {
@@ -143,6 +158,7 @@ func (l *link) tried(try *allocationTry, err error) {
 	}
 	r.try = nil
 	if r.alloc != nil {
+		l.planUDP()
 		return
 	}
 	r.err = err
@@ -166,24 +182,123 @@ func allocationBackoff(failures int) time.Duration {
 	return min(time.Second<<min(failures-1, 5), 30*time.Second)
 }
 
-func (l *link) allocationLost(alloc *relay.Allocation, err error) {
+// overStream reports an allocation on a server that is reached over TCP or TLS.
+func overStream(alloc *relay.Allocation) bool { return alloc != nil && alloc.Transport() != "udp" }
+
+// planUDP plans the next try over UDP when the allocation is over a stream: UDP
+// may have been out of order for a moment only.
+func (l *link) planUDP() {
 	r := &l.relaying
-	if r.alloc != alloc {
+	if !overStream(r.alloc) {
+		r.udpAt, r.udpTries = time.Time{}, 0
 		return
 	}
-	r.err = err
-	l.dropAllocation()
-	l.allocate()
+	r.udpTries++
+	r.udpAt = time.Now().Add(udpBackoff(r.udpTries))
 }
 
-// dropAllocation gives the allocation back, in a worker: its farewell may wait
-// for a server that cannot be reached.
-func (l *link) dropAllocation() {
-	if alloc := l.relaying.alloc; alloc != nil {
-		l.relaying.alloc = nil
-		l.stopTrying(net.ErrClosed)
-		l.work(func(context.Context) { l.conn.RemoveCarrier(alloc) })
+// udpBackoff grows from five seconds to a minute.
+func udpBackoff(tries int) time.Duration {
+	return min(5*time.Second<<min(tries-1, 4), time.Minute)
+}
+
+// lookForUDP tries for an allocation over UDP, beside the one over a stream.
+func (l *link) lookForUDP() {
+	r := &l.relaying
+	r.udpAt = time.Time{}
+	if r.try != nil || !overStream(r.alloc) {
+		return
 	}
+	s := l.servers
+	s.turn = slices.Clone(s.turn)
+	s.turn = slices.DeleteFunc(s.turn, func(t turnServer) bool { return t.rank() > 0 })
+	if len(s.turn) > 0 {
+		l.startTry(s)
+	}
+}
+
+// retire keeps an allocation that a better one replaces, until payload has left
+// it: its paths work while those over the new one are being proved.
+func (l *link) retire(alloc *relay.Allocation) {
+	r := &l.relaying
+	if alloc == nil {
+		return
+	}
+	if r.old != nil {
+		l.giveBack(r.old)
+	}
+	r.old, r.oldIn, r.oldAt = alloc, 0, time.Now().Add(retireCheck)
+}
+
+// retireDue gives the old allocation back when neither side has used it for
+// payload since the last look. The peer moves by itself, a little later than we.
+func (l *link) retireDue(now time.Time) {
+	r := &l.relaying
+	r.oldAt = time.Time{}
+	if r.old == nil {
+		return
+	}
+	in, used := uint64(0), false
+	for _, p := range l.conn.Status() {
+		if p.Local == r.old.LocalAddr() {
+			in += p.In.Payload + p.In.Fragments
+			used = used || p.Active || p.Duplicate
+		}
+	}
+	if used || in != r.oldIn {
+		r.oldIn, r.oldAt = in, now.Add(retireCheck)
+		return
+	}
+	l.giveBack(r.old)
+	r.old = nil
+}
+
+func (l *link) allocationLost(alloc *relay.Allocation, err error) {
+	r := &l.relaying
+	switch {
+	case alloc == r.old:
+		r.old = nil
+		l.giveBack(alloc)
+	case alloc == r.alloc && r.old != nil:
+		l.giveBack(alloc)
+		old := r.old
+		r.old = nil
+		l.announceAllocation(old)
+		l.planUDP()
+	case alloc == r.alloc:
+		r.err = err
+		l.dropAllocation()
+		l.allocate()
+	}
+}
+
+// allocationAt finds the allocation with a relayed address, nil if none has it.
+func (l *link) allocationAt(relayed netip.AddrPort) *relay.Allocation {
+	for _, a := range []*relay.Allocation{l.relaying.alloc, l.relaying.old} {
+		if a != nil && a.LocalAddr() == relayed {
+			return a
+		}
+	}
+	return nil
+}
+
+// dropAllocation gives back what there is, and ends the try for a better one.
+func (l *link) dropAllocation() {
+	r := &l.relaying
+	if r.old != nil {
+		l.giveBack(r.old)
+	}
+	if r.alloc != nil {
+		l.stopTrying(net.ErrClosed)
+		l.giveBack(r.alloc)
+	}
+	r.alloc, r.old, r.udpAt = nil, nil, time.Time{}
+}
+
+// giveBack closes an allocation in a worker: its farewell may wait for a server
+// that cannot be reached.
+func (l *link) giveBack(alloc *relay.Allocation) {
+	l.work(func(context.Context) { l.conn.RemoveCarrier(alloc) })
 }
 
 // orphans are allocations that a worker has made and the loop has not taken yet.

@@ -65,6 +65,7 @@ const (
 	allocateTimeout = 8 * time.Second        // one allocation, all transports tried
 	tcpHeadStart    = 200 * time.Millisecond // of each relay transport over the next
 	serverHeadStart = 250 * time.Millisecond // of each relay server over the next of the same transport
+	retireCheck     = 10 * time.Second       // between looks whether a replaced allocation is still used
 	relayedFor      = 300 * time.Millisecond // before the NAT's filtering is worth measuring
 	replyTimeout    = 5 * time.Second        // the peer joins an attempt
 	attemptTimeout  = 5 * time.Second        // one attempt, given up then

@@ -14,6 +14,7 @@ import (
 	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/punch"
+	"github.com/p2pagent/p2pagent/relay"
 )
 
 // Short names for the two roles of a link.
@@ -159,8 +160,10 @@ func (l *link) live() error {
 	for _, s := range l.sockets {
 		s.mux.Close()
 	}
-	if alloc := l.relaying.alloc; alloc != nil {
-		l.conn.RemoveCarrier(alloc) // gives it back to the server
+	for _, alloc := range []*relay.Allocation{l.relaying.old, l.relaying.alloc} {
+		if alloc != nil {
+			l.conn.RemoveCarrier(alloc) // gives it back to the server
+		}
 	}
 	l.orphans.close() // made while the loop was ending
 	return errors.Join(err, l.conn.Close())
@@ -211,7 +214,7 @@ func (l *link) loop(ctx context.Context, sessionEnd <-chan error) error {
 // wake is when something is due next.
 func (l *link) wake() time.Time {
 	at := time.Now().Add(time.Minute)
-	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.relaying.takeAt, l.outage.due(), l.goneAt(), l.probeAt, l.earlyAt} {
+	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.relaying.udpAt, l.relaying.oldAt, l.relaying.takeAt, l.outage.due(), l.goneAt(), l.probeAt, l.earlyAt} {
 		if !t.IsZero() && t.Before(at) {
 			at = t
 		}
@@ -237,6 +240,12 @@ func (l *link) tick(now time.Time) {
 	if due(l.relaying.retryAt) {
 		l.relaying.retryAt = time.Time{}
 		l.allocate()
+	}
+	if due(l.relaying.udpAt) {
+		l.lookForUDP()
+	}
+	if due(l.relaying.oldAt) {
+		l.retireDue(now)
 	}
 	if due(l.relaying.takeAt) {
 		l.peerRelay(l.relaying.waiting)
@@ -418,7 +427,7 @@ func (l *link) pathChanged(c path.Change) {
 			l.bindChannel(c.Path)
 		}
 	case path.Suspected:
-		if alloc := l.relaying.alloc; alloc != nil && c.Path.Local == alloc.LocalAddr() {
+		if alloc := l.allocationAt(c.Path.Local); alloc != nil {
 			alloc.Nudge() // it may be gone; its next refresh is up to 25 s away
 		}
 	case path.CarrierFailed:
@@ -439,7 +448,7 @@ func (l *link) pathChanged(c path.Change) {
 }
 
 func (l *link) carrierFailed(c path.Change) {
-	if alloc := l.relaying.alloc; alloc != nil && path.Carrier(alloc) == c.Carrier {
+	if alloc, ok := c.Carrier.(*relay.Allocation); ok {
 		l.allocationLost(alloc, c.Err)
 	}
 }
@@ -513,9 +522,13 @@ func healBackoff(heals int) time.Duration {
 func (l *link) networkChanged() {
 	l.do(func() {
 		l.conn.Nudge()
-		if alloc := l.relaying.alloc; alloc != nil {
-			alloc.Nudge()
+		for _, alloc := range []*relay.Allocation{l.relaying.alloc, l.relaying.old} {
+			if alloc != nil {
+				alloc.Nudge()
+			}
 		}
+		l.relaying.udpTries = 0
+		l.lookForUDP()
 		l.probed = false
 		for _, s := range l.sockets {
 			s.nat = candidates.NAT{} // of the network before

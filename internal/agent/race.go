@@ -15,8 +15,8 @@ import (
 
 // A race decides about one try for an allocation: every server over every
 // transport, each with a head start over the next. It ends with the first that
-// wins, or with a refusal that stands for the rest. It does no I/O and reads no
-// clock: times are since its start.
+// nothing better can follow, or with a refusal that stands for the rest. It does
+// no I/O and reads no clock: times are since its start.
 type race struct {
 	// shared says that all servers judge by one secret, so that credentials
 	// which one refuses are of no use at any.
@@ -24,7 +24,7 @@ type race struct {
 
 	waiting []contender // by the time of their start
 	running []contender
-	decided bool // one has won
+	best    int // the best rank that has won; lastRank: none
 	lost    []loss
 }
 
@@ -41,10 +41,22 @@ type loss struct {
 	err error
 }
 
+// lastRank is behind every rank of a transport.
+const lastRank = 2
+
+// rank orders transports: over a stream, one lost packet holds up all that
+// follow it. TLS is no worse than TCP then.
+func (t turnServer) rank() int {
+	if t.uri.Transport == "udp" {
+		return 0
+	}
+	return 1
+}
+
 // newRace plans the starts: the transports in the order UDP, TCP, TLS, each with
 // a head start over the next, and the servers of one transport a stagger apart.
 func newRace(servers []turnServer, shared bool) *race {
-	r := &race{shared: shared}
+	r := &race{shared: shared, best: lastRank}
 	lanes := make(map[string]time.Duration)
 	for i, transport := range []string{"udp", "tcp", "tls"} {
 		lanes[transport] = time.Duration(i) * tcpHeadStart
@@ -82,11 +94,15 @@ func (r *race) start(now time.Duration) (begun []turnServer) {
 func (r *race) over() bool { return len(r.waiting) == 0 && len(r.running) == 0 }
 
 // won takes the news that a server has made an allocation, and says whether it is
-// wanted and who need not go on.
+// wanted and who need not go on. One over a stream ends no try over UDP, which
+// may have lost no more than a packet.
 func (r *race) won(s turnServer) (wanted bool, stop []turnServer) {
 	r.take(s)
-	wanted, r.decided = !r.decided, true
-	return wanted, r.end()
+	if s.rank() >= r.best {
+		return false, nil
+	}
+	r.best = s.rank()
+	return true, r.drop(func(c turnServer) bool { return c.rank() >= r.best })
 }
 
 // failed takes the news that a server has made none, and says who need not go
@@ -99,6 +115,7 @@ func (r *race) failed(s turnServer, err error, now time.Duration) (stop []turnSe
 	r.lost = append(r.lost, loss{s, err})
 	var refused *relay.RequestError
 	switch {
+	case r.best < lastRank: // a refusal is not for all of them, then
 	case r.shared && errors.Is(err, relay.ErrCredentials):
 		stop = r.end()
 	case errors.As(err, &refused) && refused.Final():
@@ -143,8 +160,8 @@ func (r *race) err() error {
 	return &noRelayError{r.lost}
 }
 
-// runRace runs a race: try makes an allocation, and won is called with the one that is
-// wanted. It returns when nobody runs any more, with the
+// runRace runs a race: try makes an allocation, and won is called with each that is
+// better than those before. It returns when nobody runs any more, with the
 // error of those that lost, or the cause of ctx. What is not wanted is closed.
 func runRace[A interface{ Close() error }](ctx context.Context, r *race, try func(context.Context, turnServer) (A, error), won func(A)) error {
 	type result struct {

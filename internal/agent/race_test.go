@@ -80,7 +80,22 @@ func TestRace(t *testing.T) {
 		{
 			name: "no UDP here", servers: []string{"udp " + one, "tcp " + one},
 			answers: map[string]answer{"udp " + one: never, "tcp " + one: yes(20 * time.Millisecond)},
-			won:     []string{"tcp " + one}, starts: "udp 192.0.2.1 at 0, tcp 192.0.2.1 at 200", ends: 220 * time.Millisecond,
+			won:     []string{"tcp " + one}, starts: "udp 192.0.2.1 at 0, tcp 192.0.2.1 at 200", ends: silence,
+		},
+		{
+			name: "a lost answer", servers: []string{"udp " + one, "tcp " + one, "tls " + one},
+			answers: map[string]answer{"udp " + one: yes(320 * time.Millisecond), "tcp " + one: yes(20 * time.Millisecond)},
+			won:     []string{"tcp " + one, "udp " + one}, starts: "udp 192.0.2.1 at 0, tcp 192.0.2.1 at 200", ends: 320 * time.Millisecond,
+		},
+		{
+			name: "TLS is no better than TCP", servers: []string{"tcp " + one, "tls " + one},
+			answers: map[string]answer{"tcp " + one: yes(300 * time.Millisecond), "tls " + one: yes(10 * time.Millisecond)},
+			won:     []string{"tls " + one}, starts: "tcp 192.0.2.1 at 200, tls 192.0.2.1 at 400", ends: 410 * time.Millisecond,
+		},
+		{
+			name: "refused after another has won", servers: []string{"udp " + one, "udp " + two, "tcp " + one}, shared: true,
+			answers: map[string]answer{"udp " + one: no(240*time.Millisecond, expired), "tcp " + one: yes(10 * time.Millisecond), "udp " + two: yes(10 * time.Millisecond)},
+			won:     []string{"tcp " + one, "udp " + two}, starts: "udp 192.0.2.1 at 0, tcp 192.0.2.1 at 200, udp 192.0.2.2 at 240", ends: 250 * time.Millisecond,
 		},
 		{
 			name: "who fails makes room", servers: []string{"tls " + two, "tcp " + one, "udp " + one},
@@ -198,9 +213,9 @@ func TestRaceKeepsOne(t *testing.T) {
 		var mu sync.Mutex
 		var closed []string
 		won := 0
-		servers := []turnServer{turnAt(t, "turn:192.0.2.1?transport=udp", "192.0.2.1"), turnAt(t, "turn:192.0.2.1?transport=tcp", "192.0.2.1")}
+		servers := []turnServer{turnAt(t, "turn:192.0.2.1?transport=tcp", "192.0.2.1"), turnAt(t, "turns:192.0.2.1", "192.0.2.1")}
 		err := runRace(t.Context(), newRace(servers, true), func(_ context.Context, s turnServer) (*fakeAllocation, error) {
-			time.Sleep(map[string]time.Duration{"udp": 300 * time.Millisecond, "tcp": 100 * time.Millisecond}[s.uri.Transport])
+			time.Sleep(map[string]time.Duration{"tcp": 300 * time.Millisecond, "tls": 100 * time.Millisecond}[s.uri.Transport])
 			return &fakeAllocation{s, &mu, &closed}, nil // whatever its context says
 		}, func(*fakeAllocation) { won++ })
 		if err != nil || won != 1 || len(closed) != 1 {

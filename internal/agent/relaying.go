@@ -15,12 +15,20 @@ import (
 
 // relaying is the link's own allocation and the peer's relayed address.
 type relaying struct {
-	alloc     *relay.Allocation
-	try       *allocationTry // under way; nil: none
-	asked     bool           // signaling, for new credentials
-	failures  int
-	retryAt   time.Time
-	err       error // why there is none
+	alloc    *relay.Allocation // the one that the peer is told of
+	try      *allocationTry    // under way; nil: none
+	asked    bool              // signaling, for new credentials
+	failures int
+	retryAt  time.Time
+	err      error // why there is none
+
+	old   *relay.Allocation // over a stream, which alloc has replaced; nil: none
+	oldIn uint64            // payload that had come over it at the last look
+	oldAt time.Time         // of the next look
+
+	udpAt    time.Time // of the next try over UDP, while alloc is over a stream
+	udpTries int       // in a row
+
 	peer      netip.AddrPort
 	peers     peerRelays
 	waiting   netip.AddrPort      // the peer's newest, when that was one too many
@@ -228,8 +236,8 @@ func (l *link) try(cr path.Carrier, remote netip.AddrPort, kind path.Kind) {
 // bindChannel gives a relayed path its channel, which saves 32 bytes a packet
 // and lets packets leave in batches.
 func (l *link) bindChannel(p path.Status) {
-	alloc := l.relaying.alloc
-	if alloc == nil || p.Local != alloc.LocalAddr() {
+	alloc := l.allocationAt(p.Local)
+	if alloc == nil {
 		return
 	}
 	l.work(func(ctx context.Context) {

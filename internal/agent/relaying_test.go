@@ -41,6 +41,18 @@ func onLoop(l *link, f func()) {
 	<-done
 }
 
+// eventually waits until ok, which is asked on a link's loop.
+func eventually(t *testing.T, l *link, what string, ok func() bool) {
+	t.Helper()
+	var is bool
+	for deadline := time.Now().Add(patience); !is; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		onLoop(l, func() { is = ok() })
+	}
+}
+
 // A relayed link heals however often its relays restart, as long as that is not
 // all the time.
 func TestRelayRestartsOften(t *testing.T) {

@@ -187,7 +187,8 @@ func (c *Conn) buildProbe(a sendProbe) (outgoing, bool) {
 	if p == nil {
 		return outgoing{}, false
 	}
-	mark := probeMark{relay: p.carrier.kind == Relayed, needed: a.needed, seq: a.seq}
+	mark := p.carrier.mark()
+	mark.needed, mark.seq = a.needed, a.seq
 	raw, id, err := c.prober.request(mark, a.size)
 	if err != nil {
 		c.cfg.Trace.Emit(trace.Failure{Where: "build a probe", Err: err.Error()})

@@ -148,7 +148,7 @@ func relayedKey(i int) key {
 // that is warm (2), and n cold relayed ones (3 and up), at rest.
 func newCrowdBench(t *testing.T, n int) *bench {
 	b := newBench(t)
-	b.addCarrier(2, true)
+	b.addCarrier(2, reach{relay: true})
 	b.try(testKey)
 	for i := range n + 1 {
 		b.try(relayedKey(i))
@@ -247,8 +247,8 @@ func TestEngineColdTakesOver(t *testing.T) {
 // measured at once.
 func TestEngineColdIsAskedWhenNeeded(t *testing.T) {
 	b := newBench(t)
-	b.addCarrier(2, true)
-	b.addCarrier(3, true)
+	b.addCarrier(2, reach{relay: true})
+	b.addCarrier(3, reach{relay: true})
 	b.try(relayedKey(0))
 	other := key{3, testKey.remote}
 	b.try(other)
@@ -319,7 +319,7 @@ func TestEngineSizesByCare(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(tt.mtu), func(t *testing.T) {
 			b := newBench(t)
-			b.addCarrier(2, true)
+			b.addCarrier(2, reach{relay: true})
 			b.lose = func(s probe) bool { return s.size > tt.mtu }
 			b.try(testKey)
 			b.run(100 * msec)
@@ -393,8 +393,8 @@ func TestEngineClosesUnneeded(t *testing.T) {
 	needed := b.byID(12).key
 	for range 100 {
 		b.run(3 * time.Second)
-		b.request(b.now, needed, false, true) // the peer has it warm
-		b.request(b.now, relayedKey(1), false, false)
+		b.request(b.now, needed, probeMark{needed: true}) // the peer has it warm
+		b.request(b.now, relayedKey(1), probeMark{})
 		b.settle()
 	}
 	b.run(time.Second)
@@ -409,10 +409,10 @@ func TestEngineClosesUnneeded(t *testing.T) {
 	// What the peer does not need either is not opened again by its probes,
 	// but answered; what it needs is.
 	gone := relayedKey(8)
-	if !b.request(b.now, gone, false, false) || b.find(gone) != nil {
+	if !b.request(b.now, gone, probeMark{}) || b.find(gone) != nil {
 		t.Error("a path that nobody needs was opened again, or its probe not answered")
 	}
-	if !b.request(b.now, gone, false, true) || b.find(gone) == nil {
+	if !b.request(b.now, gone, probeMark{needed: true}) || b.find(gone) == nil {
 		t.Error("a path that the peer needs was not opened again")
 	}
 	b.run(time.Hour)

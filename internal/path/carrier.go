@@ -16,6 +16,7 @@ type carrier struct {
 	Carrier
 	id     int
 	kind   Kind
+	stream bool // over TCP or TLS to its relay
 	conn   *Conn
 	stun   func(b []byte, src netip.AddrPort)
 	cancel context.CancelFunc
@@ -38,6 +39,9 @@ func (k *carrier) expel(p *path) {
 	delete(m, p.remote)
 	k.sources.Store(&m)
 }
+
+// mark is what our probes say of this end.
+func (k *carrier) mark() probeMark { return probeMark{relay: k.kind == Relayed, stream: k.stream} }
 
 func (k *carrier) kernelDrops() uint64 {
 	if n, ok := k.Carrier.(Counting); ok {
@@ -109,13 +113,13 @@ func (k *carrier) request(b []byte, src netip.AddrPort) bool {
 			return
 		}
 		at := key{k.id, src}
-		if !c.engine.request(now, at, mark.relay, mark.needed) {
+		if !c.engine.request(now, at, mark) {
 			return
 		}
 		if p := (*k.sources.Load())[src]; p != nil {
 			p.in.Probes.Add(uint64(len(b)))
 		}
-		answer, _ = c.prober.answer(m.Header, k.kind == Relayed, src)
+		answer, _ = c.prober.answer(m.Header, k.mark(), src)
 	})
 	if answer == nil {
 		return true
@@ -153,7 +157,7 @@ func (k *carrier) answer(h stunmsg.Header, b []byte, src netip.AddrPort) bool {
 		}
 		p.in.Probes.Add(uint64(len(b)))
 		if seq, ok := c.ledger.settle(h.TransactionID); ok {
-			c.engine.answer(now, key{k.id, src}, seq, mark.relay)
+			c.engine.answer(now, key{k.id, src}, seq, mark)
 		}
 	})
 	return true

@@ -40,7 +40,8 @@ func (p policy) permits(hops int) bool {
 // A fact is what choose knows of one path.
 type fact struct {
 	id       int
-	hops     int // relays crossed: 0 is direct
+	hops     int  // relays crossed: 0 is direct
+	stream   bool // one of these is reached over TCP or TLS
 	rtt      time.Duration
 	state    State
 	trusted  bool          // not in quarantine after having died before
@@ -54,7 +55,7 @@ type choice struct {
 	primary   int
 	duplicate int // a second path for everything, while primary is suspect
 
-	challenger int           // path that may become primary for its shorter round trip
+	challenger int           // path that may become primary when it stays better for a while
 	since      time.Duration // since when it has been better
 }
 
@@ -62,8 +63,10 @@ type choice struct {
 // before. The reason is empty when the primary stays.
 //
 // In order: a path that is alive over one that is not, direct over relayed,
-// one relay over two, the shorter round trip with hysteresis. A suspect
-// primary stays for as long as it is not dead, doubled by the best other.
+// relays over UDP over one that is reached by TCP or TLS, one relay over two, the
+// shorter round trip. The second and the last of these need to hold for a while
+// before payload moves. A suspect primary stays for as long as it is not dead,
+// doubled by the best other.
 func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choice, why string) {
 	var current, best, other *fact // other: the best that is not current
 	for i := range facts {
@@ -93,11 +96,8 @@ func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choic
 		return choice{primary: best.id}, "path closed"
 	case other == nil:
 		return choice{primary: current.id}, ""
-	case other.state == Alive && other.trusted && other.hops < current.hops:
-		if other.hops == 0 {
-			return choice{primary: other.id}, "direct path"
-		}
-		return choice{primary: other.id}, "fewer relays"
+	case other.state == Alive && other.trusted && other.class() < current.class() && other.hops < current.hops:
+		return choice{primary: other.id}, whyBetter(other, current)
 	case current.state == Dead:
 		if other.state == Dead {
 			return choice{primary: current.id}, ""
@@ -110,8 +110,9 @@ func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choic
 		return choice{primary: current.id, duplicate: other.id}, ""
 	}
 
-	// Both work, and the current one is of the same class or a better one.
-	if other.state != Alive || !other.trusted || other.hops != current.hops || !clearlyShorter(other.rtt, current.rtt) {
+	// Both work, and the other one crosses as many relays, or more.
+	if other.state != Alive || !other.trusted || other.class() > current.class() ||
+		other.class() == current.class() && !clearlyShorter(other.rtt, current.rtt) {
 		return choice{primary: current.id}, ""
 	}
 	if cur.challenger != other.id {
@@ -120,7 +121,7 @@ func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choic
 	if now-cur.since < betterFor {
 		return choice{primary: current.id, challenger: other.id, since: cur.since}, ""
 	}
-	return choice{primary: other.id}, "shorter round trip"
+	return choice{primary: other.id}, whyBetter(other, current)
 }
 
 // WhyHeld is the reason of a move for [Conn.Hold].
@@ -162,8 +163,8 @@ func better(a, b *fact) bool {
 	if a.state == Dead { // the one that lived last is likeliest to come back
 		return a.answered > b.answered
 	}
-	if a.hops != b.hops {
-		return a.hops < b.hops
+	if ca, cb := a.class(), b.class(); ca != cb {
+		return ca < cb
 	}
 	if wa, wb := a.care >= warm, b.care >= warm; wa != wb {
 		// The warm one is better known; a few milliseconds do not change it.
@@ -173,6 +174,34 @@ func better(a, b *fact) bool {
 		return a.rtt < b.rtt
 	}
 	return a.id < b.id
+}
+
+// behindStream is the class of a path with TCP or TLS to a relay: worse than any
+// number of relays over UDP. Another relay costs a part of a round trip, and it
+// is known how much. A stream costs nothing until a packet is lost; then all
+// that follow wait for it, and QUIC's own recovery works against TCP's.
+const behindStream = 4
+
+// class orders paths by what is on their way, the best first. Between paths of
+// one class the round trip decides.
+func (f *fact) class() int {
+	if f.stream {
+		return behindStream + f.hops
+	}
+	return f.hops
+}
+
+// whyBetter says why payload moves to f.
+func whyBetter(f, current *fact) string {
+	switch {
+	case f.hops == 0 && current.hops > 0:
+		return "direct path"
+	case current.stream && !f.stream:
+		return "relay over UDP"
+	case f.hops < current.hops:
+		return "fewer relays"
+	}
+	return "shorter round trip"
 }
 
 func rank(f *fact) int {

@@ -14,7 +14,9 @@ func TestChoose(t *testing.T) {
 	in := func(f fact, s State) fact { f.state = s; return f }
 	wary := func(f fact) fact { f.trusted = false; return f }
 	answered := func(f fact, at time.Duration) fact { f.answered = at; return f }
+	stream := func(f fact) fact { f.stream = true; return f }
 	relay, twoRelays, direct := alive(1, 1, 20*ms), alive(2, 2, 10*ms), alive(3, 0, 100*ms)
+	overTCP, twoOverTCP := stream(alive(4, 1, 5*ms)), stream(alive(5, 2, 5*ms))
 
 	for _, tt := range []struct {
 		name  string
@@ -33,6 +35,18 @@ func TestChoose(t *testing.T) {
 		{name: "first is the best", facts: []fact{relay, twoRelays, direct}, want: choice{primary: 3}, why: "first path"},
 		{name: "one relay over two", facts: []fact{relay, twoRelays}, cur: choice{primary: 2}, want: choice{primary: 1}, why: "fewer relays"},
 		{name: "not back to more relays", facts: []fact{relay, twoRelays}, cur: choice{primary: 1}, want: choice{primary: 1}},
+		{name: "UDP over TCP, though it has to last", facts: []fact{overTCP, relay}, now: 1000 * ms, cur: choice{primary: 4}, want: choice{primary: 4, challenger: 1, since: 1000 * ms}},
+		{name: "not long enough", facts: []fact{overTCP, relay}, now: 3900 * ms, cur: choice{primary: 4, challenger: 1, since: 1000 * ms}, want: choice{primary: 4, challenger: 1, since: 1000 * ms}},
+		{name: "UDP over TCP", facts: []fact{overTCP, relay}, now: 4000 * ms, cur: choice{primary: 4, challenger: 1, since: 1000 * ms}, want: choice{primary: 1}, why: "relay over UDP"},
+		{name: "even with another relay", facts: []fact{overTCP, twoRelays}, now: 4000 * ms, cur: choice{primary: 4, challenger: 2, since: 1000 * ms}, want: choice{primary: 2}, why: "relay over UDP"},
+		{name: "and fewer relays, at once", facts: []fact{twoOverTCP, relay}, cur: choice{primary: 5}, want: choice{primary: 1}, why: "relay over UDP"},
+		{name: "one relay over two, over TCP", facts: []fact{twoOverTCP, overTCP}, cur: choice{primary: 5}, want: choice{primary: 4}, why: "fewer relays"},
+		{name: "not to TCP for a relay less", facts: []fact{twoRelays, overTCP}, cur: choice{primary: 2}, want: choice{primary: 2}},
+		{name: "nor for its round trip", facts: []fact{relay, overTCP}, now: 4000 * ms, cur: choice{primary: 1, challenger: 4, since: 1000 * ms}, want: choice{primary: 1}},
+		{name: "UDP is the first choice", facts: []fact{overTCP, twoRelays}, want: choice{primary: 2}, why: "first path"},
+		{name: "UDP that died before", facts: []fact{overTCP, wary(relay)}, now: 9000 * ms, cur: choice{primary: 4, challenger: 1, since: 1000 * ms}, want: choice{primary: 4}},
+		{name: "TCP is better than nothing", facts: []fact{in(relay, Dead), overTCP}, cur: choice{primary: 1}, want: choice{primary: 4}, why: "path dead"},
+		{name: "direct over TCP, at once", facts: []fact{overTCP, direct}, cur: choice{primary: 4}, want: choice{primary: 3}, why: "direct path"},
 		{name: "all gone", cur: choice{primary: 1}, want: choice{}, why: "no path left"},
 		{name: "closed", facts: []fact{twoRelays}, cur: choice{primary: 1}, want: choice{primary: 2}, why: "path closed"},
 

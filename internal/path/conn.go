@@ -43,6 +43,12 @@ type Counting interface {
 	Counters() udpsock.Counters
 }
 
+// A Transporting carrier tells over what it reaches its relay: "udp", "tcp" or
+// "tls". TCP and TLS count for less: one lost packet holds up all behind it.
+type Transporting interface {
+	Transport() string
+}
+
 // A Kind tells what something is reached through.
 type Kind string
 
@@ -207,11 +213,14 @@ func (c *Conn) AddCarrier(cr Carrier, kind Kind, stun func(b []byte, src netip.A
 	}
 	c.lastID++
 	k := &carrier{Carrier: cr, id: c.lastID, kind: kind, conn: c, stun: stun, served: make(chan struct{})}
+	if t, ok := cr.(Transporting); ok && kind == Relayed {
+		k.stream = t.Transport() != "udp"
+	}
 	k.sources.Store(&map[netip.AddrPort]*path{})
 	ctx, cancel := context.WithCancel(context.Background())
 	k.cancel = cancel
 	c.carriers[cr] = k
-	c.engine.addCarrier(k.id, kind == Relayed)
+	c.engine.addCarrier(k.id, reach{kind == Relayed, k.stream})
 	c.wg.Go(func() {
 		defer close(k.served)
 		c.carrierEnded(ctx, k, cr.Serve(ctx, k))

@@ -29,8 +29,9 @@
 // The attribute 0xC0FE has 20 bytes in requests, of which answers have the
 // first four; readers ignore what follows.
 //
-//	 0  1  flags: bit 0 says that the sender's end is a relay allocation, bit 1
-//	       (in requests) that the sender needs the path: it is new, warm or active
+//	 0  1  flags: bit 0 says that the sender's end is a relay allocation, bit 3
+//	       that it reaches that relay over TCP or TLS, bit 1 (in requests) that the
+//	       sender needs the path: it is new, warm or active
 //	 1  3  zero, ignored
 //	 4  8  epoch: random, one per Conn
 //	12  8  sequence number of the request within the epoch

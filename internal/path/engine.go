@@ -47,7 +47,7 @@ type engine struct {
 	max    int                               // largest datagram
 	jitter func(time.Duration) time.Duration // random, from 0 to below what is given
 
-	carriers map[int]bool // id → the carrier is a relay allocation
+	carriers map[int]reach // by id
 	relays   map[netip.AddrPort]bool
 	paths    []*track // by id, ascending
 	lastID   int
@@ -66,7 +66,7 @@ func newEngine(p policy, maxDatagram int, jitter func(time.Duration) time.Durati
 		policy:     p,
 		max:        maxDatagram,
 		jitter:     jitter,
-		carriers:   make(map[int]bool),
+		carriers:   make(map[int]reach),
 		relays:     make(map[netip.AddrPort]bool),
 		replayedAt: -replayEvery,
 	}
@@ -98,7 +98,13 @@ func (e *engine) byID(id int) *track {
 	return e.paths[i]
 }
 
-func (e *engine) addCarrier(id int, relay bool) { e.carriers[id] = relay }
+// A reach is how far a carrier goes before its packets are on the open network.
+type reach struct {
+	relay  bool // it is a relay allocation
+	stream bool // whose server is reached over TCP or TLS
+}
+
+func (e *engine) addCarrier(id int, r reach) { e.carriers[id] = r }
 
 // removeCarrier forgets a carrier and closes its paths.
 func (e *engine) removeCarrier(now time.Duration, id int, why string) {
@@ -109,7 +115,7 @@ func (e *engine) removeCarrier(now time.Duration, id int, why string) {
 // try starts to probe a possible path, or starts anew with one that is not
 // alive. remoteRelayed says that the remote address is a relay's.
 func (e *engine) try(now time.Duration, k key, remoteRelayed bool) error {
-	relay, ok := e.carriers[k.carrier]
+	ours, ok := e.carriers[k.carrier]
 	if !ok {
 		return errNoCarrier
 	}
@@ -121,7 +127,7 @@ func (e *engine) try(now time.Duration, k key, remoteRelayed bool) error {
 		}
 		return nil
 	}
-	p := &track{key: k, localRelayed: relay, remoteRelayed: remoteRelayed || e.relays[k.remote]}
+	p := &track{key: k, local: ours, remoteRelayed: remoteRelayed || e.relays[k.remote]}
 	if !e.policy.permits(p.hops()) {
 		return fmt.Errorf("path to %v with %d relays: %w", k.remote, p.hops(), ErrNotPermitted)
 	}
@@ -175,18 +181,18 @@ func (e *engine) expect(now time.Duration, relays []netip.AddrPort) {
 // answer it. The path it came over becomes known by it, unless the peer does
 // not need it either. A path that may not carry payload is not answered: the
 // peer would take it for usable.
-func (e *engine) request(now time.Duration, k key, peerRelays, peerNeeds bool) bool {
-	relay, ok := e.carriers[k.carrier]
+func (e *engine) request(now time.Duration, k key, said probeMark) bool {
+	ours, ok := e.carriers[k.carrier]
 	if !ok {
 		return false
 	}
 	p := e.find(k)
 	if p == nil {
-		p = &track{key: k, localRelayed: relay, remoteRelayed: peerRelays || e.relays[k.remote], fromPeer: true}
+		p = &track{key: k, local: ours, remoteRelayed: said.relay || e.relays[k.remote], fromPeer: true}
 		if !e.policy.permits(p.hops()) {
 			return false
 		}
-		if !peerNeeds {
+		if !said.needed {
 			return true
 		}
 		if e.unproven() >= maxUnproven || len(e.paths) >= maxPaths && !e.evict(now) {
@@ -196,10 +202,10 @@ func (e *engine) request(now time.Duration, k key, peerRelays, peerNeeds bool) b
 	} else if p.state != Alive && p.fast > 1 {
 		p.probeSoon(now) // the peer is back: do not wait for our own turn
 	}
-	if peerNeeds {
+	if said.needed {
 		p.neededAt = now
 	}
-	e.heardFrom(now, p, peerRelays)
+	e.heardFrom(now, p, said)
 	permitted := e.policy.permits(p.hops())
 	e.tick(now)
 	return permitted
@@ -215,18 +221,19 @@ func (e *engine) unproven() (n int) {
 }
 
 // heardFrom takes what any authenticated message over a path says.
-func (e *engine) heardFrom(now time.Duration, p *track, peerRelays bool) {
+func (e *engine) heardFrom(now time.Duration, p *track, said probeMark) {
 	p.heardAt = now
-	if peerRelays {
+	if said.relay {
 		p.remoteRelayed = true
 	}
+	p.remoteStream = said.relay && said.stream
 	if e.policy.permits(p.hops()) {
 		e.do(trust{p.id, now + trustFor})
 	}
 }
 
 // answer takes an authenticated answer to the probe seq that came over k.
-func (e *engine) answer(now time.Duration, k key, seq uint64, peerRelays bool) {
+func (e *engine) answer(now time.Duration, k key, seq uint64, said probeMark) {
 	p := e.find(k)
 	if p == nil {
 		return
@@ -241,7 +248,7 @@ func (e *engine) answer(now time.Duration, k key, seq uint64, peerRelays bool) {
 	lost := p.answeredSent // what was sent from here on may have been lost
 	was, size := p.state, p.size.proven
 	p.answered(now, s)
-	e.heardFrom(now, p, peerRelays)
+	e.heardFrom(now, p, said)
 	e.do(consent{p.id, now + consentFor})
 	e.noteSize(p, size)
 

@@ -47,7 +47,7 @@ var testKey = key{1, netip.MustParseAddrPort("192.0.2.2:2")}
 
 func newBench(t *testing.T) *bench {
 	b := &bench{engine: newEngine(policy{}, 1452, func(time.Duration) time.Duration { return 0 }), t: t, now: time.Second, rtt: 20 * msec}
-	b.addCarrier(1, false)
+	b.addCarrier(1, reach{})
 	return b
 }
 
@@ -129,7 +129,7 @@ func (b *bench) run(d time.Duration) {
 		if i := slices.IndexFunc(b.answers, func(a pending) bool { return a.at <= b.now }); i >= 0 {
 			a := b.answers[i]
 			b.answers = slices.Delete(b.answers, i, i+1)
-			b.answer(b.now, a.key, a.seq, false)
+			b.answer(b.now, a.key, a.seq, probeMark{})
 		} else {
 			b.tick(b.now)
 		}
@@ -440,28 +440,28 @@ func TestEnginePolicy(t *testing.T) {
 	relay := netip.MustParseAddrPort("203.0.113.1:7")
 	b := newBench(t)
 	b.policy = policy{requireDirect: true}
-	b.addCarrier(2, true)
+	b.addCarrier(2, reach{relay: true})
 	b.expect(b.now, []netip.AddrPort{relay})
 	for name, k := range map[string]key{"from a relay": {2, testKey.remote}, "to a relay": {1, relay}} {
 		if err := b.engine.try(b.now, k, false); !errors.Is(err, ErrNotPermitted) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if b.request(b.now, k, false, true) {
+		if b.request(b.now, k, probeMark{needed: true}) {
 			t.Errorf("%s: a request is answered", name)
 		}
 	}
-	if b.request(b.now, testKey, true, true) {
+	if b.request(b.now, testKey, probeMark{relay: true, needed: true}) {
 		t.Error("a request that says it comes from a relay is answered")
 	}
 
 	// A path that turns out to be relayed is closed and not answered any more.
 	b.try(testKey)
 	b.run(time.Second)
-	if !b.request(b.now, testKey, false, true) {
+	if !b.request(b.now, testKey, probeMark{needed: true}) {
 		t.Error("a request over a direct path is not answered")
 	}
 	b.settle()
-	if b.request(b.now, testKey, true, true) {
+	if b.request(b.now, testKey, probeMark{relay: true, needed: true}) {
 		t.Error("a request that says it is relayed after all is answered")
 	}
 	if b.settle(); len(b.paths) != 0 || b.cur.primary != 0 {

@@ -19,6 +19,9 @@ const (
 	flagNeeded             // the sender would rather not do without the path; in requests
 )
 
+// flagStream says that the sender reaches its relay over TCP or TLS.
+const flagStream = 1 << 3
+
 // A prober builds and checks the messages of one side.
 type prober struct {
 	key   []byte
@@ -48,8 +51,9 @@ func (p *prober) request(mark probeMark, size int) ([]byte, stunmsg.TransactionI
 }
 
 // answer builds the answer to a request that came from src.
-func (p *prober) answer(to stunmsg.Header, relay bool, src netip.AddrPort) ([]byte, error) {
-	b := stunmsg.Success(to).Username(p.own).XORMappedAddress(src).Attr(attrProbe, probeMark{relay: relay}.flags())
+func (p *prober) answer(to stunmsg.Header, mark probeMark, src netip.AddrPort) ([]byte, error) {
+	mark.needed = false
+	b := stunmsg.Success(to).Username(p.own).XORMappedAddress(src).Attr(attrProbe, mark.flags())
 	raw := b.Sign(p.key).Bytes()
 	return raw, b.Err()
 }
@@ -57,6 +61,7 @@ func (p *prober) answer(to stunmsg.Header, relay bool, src netip.AddrPort) ([]by
 // A probeMark is what attrProbe says.
 type probeMark struct {
 	relay      bool
+	stream     bool
 	needed     bool // requests only, as are the following
 	epoch, seq uint64
 }
@@ -68,6 +73,9 @@ func (m probeMark) flags() []byte {
 	}
 	if m.needed {
 		v[0] |= flagNeeded
+	}
+	if m.stream {
+		v[0] |= flagStream
 	}
 	return v
 }
@@ -88,7 +96,7 @@ func (p *prober) verify(m *stunmsg.Message) (probeMark, error) {
 	if len(v) < want {
 		return probeMark{}, fmt.Errorf("probe attribute of %d bytes", len(v))
 	}
-	mark := probeMark{relay: v[0]&flagRelay != 0, needed: v[0]&flagNeeded != 0}
+	mark := probeMark{relay: v[0]&flagRelay != 0, needed: v[0]&flagNeeded != 0, stream: v[0]&flagStream != 0}
 	if want == 20 {
 		mark.epoch, mark.seq = binary.BigEndian.Uint64(v[4:]), binary.BigEndian.Uint64(v[12:])
 	}

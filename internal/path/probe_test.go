@@ -51,12 +51,12 @@ func TestProbe(t *testing.T) {
 	}
 
 	src := netip.MustParseAddrPort("[2001:db8::1]:7")
-	raw, err = b.answer(m.Header, false, src)
+	raw, err = b.answer(m.Header, probeMark{relay: true, stream: true, needed: true}, src)
 	if err != nil {
 		t.Fatal(err)
 	}
 	answer := decode(t, raw)
-	if mark, err := a.verify(answer); err != nil || mark != (probeMark{}) {
+	if mark, err := a.verify(answer); err != nil || mark != (probeMark{relay: true, stream: true}) {
 		t.Errorf("answer's mark %+v, %v", mark, err)
 	}
 	if got, _ := answer.XORMapped(); got != src || answer.TransactionID != id {

@@ -38,7 +38,8 @@ type Status struct {
 	ID        int            `json:"id"`
 	Kind      Kind           `json:"kind"`
 	Hops      int            `json:"relay_hops"`
-	Carrier   string         `json:"carrier"` // the carrier's network
+	Stream    bool           `json:"stream,omitempty"` // one of its relays is reached over TCP or TLS
+	Carrier   string         `json:"carrier"`          // the carrier's network
 	Local     netip.AddrPort `json:"local"`
 	Remote    netip.AddrPort `json:"remote"`
 	State     State          `json:"state"`
@@ -156,6 +157,7 @@ func (c *Conn) status(t *track) Status {
 		ID:        t.id,
 		Kind:      Direct,
 		Hops:      t.hops(),
+		Stream:    t.stream(),
 		Remote:    t.key.remote,
 		State:     t.state,
 		Since:     c.start.Add(t.since),
@@ -183,7 +185,7 @@ func (c *Conn) status(t *track) Status {
 func (c *Conn) tracePath(t *track) trace.Path { return tracePath(c.status(t)) }
 
 func tracePath(s Status) trace.Path {
-	return trace.Path{ID: s.ID, Kind: string(s.Kind), Carrier: s.Carrier, Local: s.Local, Remote: s.Remote, Hops: s.Hops}
+	return trace.Path{ID: s.ID, Kind: string(s.Kind), Carrier: s.Carrier, Local: s.Local, Remote: s.Remote, Hops: s.Hops, Stream: s.Stream}
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

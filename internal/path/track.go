@@ -29,9 +29,10 @@ var fastRetries = [...]time.Duration{
 type track struct {
 	id            int
 	key           key
-	localRelayed  bool // our end is a relay allocation
-	remoteRelayed bool // the peer's is
-	fromPeer      bool // the peer's probe made it known
+	local         reach // our end
+	remoteRelayed bool  // the peer's end is a relay allocation
+	remoteStream  bool  // which it reaches over TCP or TLS, it says
+	fromPeer      bool  // the peer's probe made it known
 
 	state    State
 	since    time.Duration // in this state
@@ -71,7 +72,7 @@ type probe struct {
 }
 
 func (p *track) hops() (n int) {
-	if p.localRelayed {
+	if p.local.relay {
 		n++
 	}
 	if p.remoteRelayed {
@@ -80,10 +81,14 @@ func (p *track) hops() (n int) {
 	return n
 }
 
+// stream reports that TCP or TLS is on the way, to a relay of either side.
+func (p *track) stream() bool { return p.local.stream || p.remoteStream }
+
 func (p *track) fact(now time.Duration) fact {
 	return fact{
 		id:       p.id,
 		hops:     p.hops(),
+		stream:   p.stream(),
 		rtt:      p.rtt,
 		state:    p.state,
 		trusted:  now >= p.waryUntil,

@@ -166,7 +166,7 @@ func TestAnswersFromElsewhere(t *testing.T) {
 			t.Fatal(err)
 		}
 		// The peer's genuine answer, but from another address than was asked.
-		raw, _ := b.prober.answer(h, false, sa.addr)
+		raw, _ := b.prober.answer(h, probeMark{}, sa.addr)
 		w.transmit(attacker, sa.addr, raw, len(raw))
 		time.Sleep(50 * time.Millisecond)
 		if s := a.Status(); len(s) != 1 || s[0].RTT != 0 {

@@ -135,6 +135,7 @@ type Path struct {
 	Local   netip.AddrPort `json:"local"`
 	Remote  netip.AddrPort `json:"remote"`
 	Hops    int            `json:"relay_hops"`
+	Stream  bool           `json:"stream,omitempty"` // one of its relays is reached over TCP or TLS
 }
 
 // PathAdded is a path that an authenticated probe has crossed both ways.
