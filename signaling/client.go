@@ -31,6 +31,12 @@ type ClientConfig struct {
 	Silence    time.Duration // after which a server is given up; 40 s
 	Ping       time.Duration // between pings that measure the RTT; 25 s
 
+	// Patient keeps Run going whatever answers at the URL. Before somebody has
+	// logged in, a captive portal answers for every server; who starts behind one
+	// and can wait is not to end for it. What a signal server itself says is final
+	// all the same: ErrUnauthorized, ErrVersion.
+	Patient bool
+
 	// Dial opens TCP connections; nil: net.Dialer.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Proxy picks an HTTP proxy; nil: http.ProxyFromEnvironment.
@@ -93,8 +99,8 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 
 // Run connects, and reconnects, until ctx ends, whose cause it then returns,
 // or until an error that trying again cannot mend: ErrUnauthorized, ErrVersion,
-// or ErrNotSignal before there ever was a connection. All mailboxes fail with
-// what it returns. A client runs once.
+// or, without Patient, ErrNotSignal before there ever was a connection. All
+// mailboxes fail with what it returns. A client runs once.
 func (c *Client) Run(ctx context.Context) error {
 	c.mu.Lock()
 	if c.running {
@@ -167,7 +173,7 @@ func (c *Client) fatal(err error) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return errors.Is(err, ErrUnauthorized) || errors.Is(err, ErrVersion) ||
-		errors.Is(err, ErrNotSignal) && !c.proven
+		errors.Is(err, ErrNotSignal) && !c.proven && !c.cfg.Patient
 }
 
 // backoff is the pause after a number of failures: at least least, and at
@@ -355,7 +361,7 @@ func (c *Client) heard(msg message) error {
 func (c *Client) emitState(state string, err error) {
 	e := trace.SignalState{URL: c.address, State: state}
 	if err != nil {
-		e.Why = err.Error()
+		e.Why = reason(err)
 	}
 	c.cfg.Trace.Emit(e)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -267,8 +268,8 @@ func TestFatalErrors(t *testing.T) {
 	}{
 		{"no token", signal.address, ErrUnauthorized, "append it as #TOKEN"},
 		{"wrong token", signal.address + "#guess", ErrUnauthorized, "is wrong: take the line that signal prints"},
-		{"some web server", "ws" + strings.TrimPrefix(web.URL, "http"), ErrNotSignal, "check address and port"},
-		{"plain server by wss", "wss" + strings.TrimPrefix(signal.address, "ws"), ErrNotSignal, "write ws://"},
+		{"some web server", "ws" + strings.TrimPrefix(web.URL, "http"), ErrNotSignal, "nothing at /v1"},
+		{"plain server by wss", "wss" + strings.TrimPrefix(signal.address, "ws"), ErrNotSignal, "it does not speak TLS"},
 		{"echo server", talker(t, ""), ErrNotSignal, "answers hello with something else"},
 		{"server of another kind", talker(t, "Welcome to chat!"), ErrNotSignal, "answers hello with something else"},
 		{"joined before welcome", talker(t, `{"type":"joined","mailbox":"1234"}`), ErrNotSignal, "something else"},
@@ -309,7 +310,7 @@ func TestFatalErrors(t *testing.T) {
 		srv := httptest.NewTLSServer(http.NotFoundHandler())
 		defer srv.Close()
 		c := start(t, ClientConfig{URL: "ws" + strings.TrimPrefix(srv.URL, "https")})
-		if <-c.done; !errors.Is(c.err, ErrNotSignal) || !strings.Contains(c.err.Error(), "write wss://") {
+		if <-c.done; !errors.Is(c.err, ErrNotSignal) || !strings.Contains(c.err.Error(), "it wants TLS") {
 			t.Errorf("%v", c.err)
 		}
 	})
@@ -321,6 +322,69 @@ func TestFatalErrors(t *testing.T) {
 			t.Errorf("%#v", c.err)
 		}
 	})
+}
+
+// TestPortal: a patient client outlives whatever a captive portal answers, says each
+// cause, and is in its mailboxes when the server is there. An access token that the
+// server itself refuses is the end for it too.
+func TestPortal(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	addr := ln.Addr().String()
+	var redirects atomic.Bool
+	portal := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if redirects.Load() {
+			w.Header().Set("Location", fmt.Sprintf("http://login.example/?%d", rand.Int()))
+			w.WriteHeader(http.StatusFound)
+		}
+	})}
+	go portal.Serve(ln)
+	whys := make(chan string, 1000)
+	rec := trace.New("test", trace.SinkFunc(func(r trace.Record) {
+		if s, ok := r.Event.(trace.SignalState); ok && s.State == "lost" {
+			whys <- s.Why
+		}
+	}))
+	quick := ClientConfig{MinBackoff: time.Millisecond, MaxBackoff: 20 * time.Millisecond, Patient: true}
+	cfg := quick
+	cfg.URL, cfg.Trace = "ws://"+addr+"#secret", rec
+	c := start(t, cfg)
+	box := c.Join(pad("box"), RoleHost)
+	await := func(want string) {
+		t.Helper()
+		deadline := time.After(patience)
+		for {
+			select {
+			case why := <-whys:
+				if strings.Contains(why, want) {
+					return
+				}
+			case <-deadline:
+				t.Fatalf("never lost for %q", want)
+			}
+		}
+	}
+	await("it answers HTTP 200 (log in")
+	redirects.Store(true)
+	await("it redirects (HTTP 302) to http://login.example (log in")
+	await("it redirects (HTTP 302) to http://login.example (log in") // and again
+	portal.Close()
+	await("refused")
+	if ln, err = net.Listen("tcp", addr); err != nil {
+		t.Fatal(err)
+	}
+	ts := serveOn(t, ServerConfig{Token: "secret"}, ln)
+	next(t, box, Lost)
+	next(t, box, Joined)
+
+	cfg = quick
+	cfg.URL = ts.address + "#guess"
+	wrong := start(t, cfg)
+	if <-wrong.done; !errors.Is(wrong.err, ErrUnauthorized) {
+		t.Errorf("with a wrong token: %v", wrong.err)
+	}
 }
 
 // talker is a WebSocket server that answers the first message with text, or

@@ -4,11 +4,14 @@ import (
 	"cmp"
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/url"
+	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -58,18 +61,38 @@ func (c *Client) dial(ctx context.Context) (*websocket.Conn, error) {
 	if resp != nil && resp.Body != nil { // the library gives the first 1024 bytes
 		defer resp.Body.Close()
 	}
-	return nil, fmt.Errorf("connect to signal server %s: %w", c.address, explain(resp, err))
+	return nil, &connectError{c.address, explain(c.address, resp, err)}
 }
 
-// explain makes of the answer to a handshake what the user can do about it.
-func explain(resp *http.Response, err error) error {
+// A connectError is an attempt at a connection that failed.
+type connectError struct {
+	address string
+	err     error
+}
+
+func (e *connectError) Error() string {
+	return fmt.Sprintf("connect to signal server %s: %v", e.address, e.err)
+}
+func (e *connectError) Unwrap() error { return e.err }
+
+// explain makes of what answered a handshake with address, or of what prevented it,
+// what the user can do about it. Nothing of that is authenticated where there is
+// no TLS, and where there is, a network that wants a login first comes between. So it
+// never advises to do without.
+func explain(address string, resp *http.Response, err error) error {
 	var record tls.RecordHeaderError
 	switch {
 	case errors.As(err, &record):
-		return fmt.Errorf("%w: it does not speak TLS: write ws:// if the server has no certificate", ErrNotSignal)
+		return notSignal(loginHint, "it does not speak TLS")
 	case strings.Contains(err.Error(), "malformed HTTP"):
-		return fmt.Errorf("%w: it does not speak HTTP: check the port", ErrNotSignal)
+		return notSignal("check the port", "it does not speak HTTP")
 	case resp == nil || !errors.Is(err, websocket.ErrBadHandshake):
+		if hint := certificateHint(err, time.Now()); hint != "" {
+			return &advised{err, hint}
+		}
+		if hint := portHint(address); hint != "" {
+			return &advised{err, hint}
+		}
 		return err
 	}
 	status := fmt.Sprintf("HTTP %d", resp.StatusCode)
@@ -78,20 +101,91 @@ func explain(resp *http.Response, err error) error {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 1024)) // what there is of it will do
 		said = printable(strings.TrimSpace(string(b)), 200)
 	}
+	check := cmp.Or(portHint(address), "check address and port")
 	switch code := resp.StatusCode; {
+	case code == http.StatusNetworkAuthenticationRequired: // RFC 6585, section 6
+		return &advised{&busyError{status, 0}, loginHint}
 	case code >= 500, code == http.StatusTooManyRequests, code == http.StatusRequestTimeout:
 		seconds, _ := strconv.Atoi(resp.Header.Get("Retry-After"))
 		return &busyError{strings.TrimSuffix(status+": "+said, ": "), time.Duration(max(0, seconds)) * time.Second}
 	case code >= 300 && code < 400:
-		return fmt.Errorf("%w: it redirects (%s) to %q", ErrNotSignal, status, printable(resp.Header.Get("Location"), 200))
+		return notSignal(loginHint, "it redirects (%s) to %s", status, origin(resp.Header.Get("Location")))
+	case code >= 200 && code < 300:
+		return notSignal(loginHint, "it answers %s", status)
 	case code == http.StatusForbidden:
 		return fmt.Errorf("%w, or not under this name: %s %s", ErrNotSignal, status, said)
 	case code == http.StatusBadRequest && strings.Contains(said, "HTTPS"):
-		return fmt.Errorf("%w: it wants TLS: write wss:// instead of ws://", ErrNotSignal)
+		return notSignal("write wss:// instead of ws://", "it wants TLS")
 	case code == http.StatusNotFound:
-		return fmt.Errorf("%w: nothing at %s (%s): check address and port", ErrNotSignal, Path, status)
+		return notSignal(check, "nothing at %s (%s)", Path, status)
 	}
-	return fmt.Errorf("%w: it answers %s: check address and port", ErrNotSignal, status)
+	return notSignal(check, "it answers %s", status)
+}
+
+// loginHint is for what a captive portal does to every connection.
+const loginHint = "log in, if this network wants that first; else check address and port"
+
+func notSignal(hint, format string, args ...any) error {
+	return &advised{fmt.Errorf("%w: "+format, append([]any{ErrNotSignal}, args...)...), hint}
+}
+
+// certificateHint says what to do about a certificate that does not convince; it is
+// empty when that is not the trouble.
+func certificateHint(err error, now time.Time) string {
+	var invalid x509.CertificateInvalidError
+	var unknown x509.UnknownAuthorityError
+	var name x509.HostnameError
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired && invalid.Cert != nil && now.Before(invalid.Cert.NotBefore):
+		return "check this machine's clock: the certificate is of the future"
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return "renew the certificate at the server, or check this machine's clock"
+	case errors.As(err, &unknown):
+		return "this machine does not trust who signed that certificate: log in, if this network wants that first; an authority of your own goes into $SSL_CERT_FILE"
+	case errors.As(err, &name):
+		return "check the name; log in, if this network wants that first"
+	}
+	return ""
+}
+
+// portHint names the port of signal, when the address has none and the one of the
+// web was tried.
+func portHint(address string) string {
+	u, err := url.Parse(address)
+	if err != nil || u.Port() != "" {
+		return ""
+	}
+	return fmt.Sprintf("name the port: `signal` listens on 8080 unless told otherwise, %s://%s", u.Scheme, net.JoinHostPort(u.Hostname(), "8080"))
+}
+
+// origin is the part of a URL that does not change from one answer of a captive
+// portal to the next.
+func origin(location string) string {
+	u, err := url.Parse(location)
+	if err != nil || u.Host == "" {
+		return "another page"
+	}
+	return printable((&url.URL{Scheme: u.Scheme, Host: u.Host}).String(), 100)
+}
+
+// localEnd is our own address in the text of a network error. Its port is another one
+// each time.
+var localEnd = regexp.MustCompile(`[][\w.:%]+->`)
+
+// reason is an error for people who know which server is meant: without its address,
+// the same for the same cause, and with what to do about it.
+func reason(err error) string {
+	shown := err
+	var failed *connectError
+	if errors.As(err, &failed) {
+		shown = failed.err
+	}
+	text := localEnd.ReplaceAllString(shown.Error(), "")
+	var hint interface{ Hint() string }
+	if errors.As(err, &hint) {
+		text += " (" + hint.Hint() + ")"
+	}
+	return text
 }
 
 // explainClose makes an error of what ended a connection.

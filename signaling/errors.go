@@ -42,7 +42,7 @@ var (
 	// also a [*VersionError].
 	ErrVersion = errors.New("signaling server speaks another protocol version")
 	// ErrNotSignal: something answers at the URL, but not a signal server. Run
-	// ends when it never was one since Run began.
+	// ends when it never was one since Run began, unless the client is Patient.
 	ErrNotSignal = errors.New("not a signal server")
 
 	// ErrReplaced: another agent took this seat, for example a second
@@ -147,6 +147,16 @@ func printable(s string, n int) string {
 		return r
 	}, s)
 }
+
+// advised is an error with what to do about it.
+type advised struct {
+	error
+	hint string
+}
+
+// Hint returns what to do next.
+func (e *advised) Hint() string  { return e.hint }
+func (e *advised) Unwrap() error { return e.error }
 
 // A breach is a message that breaks the protocol: what the sender is told, and
 // the WebSocket close code; 0 leaves the connection open.

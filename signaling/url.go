@@ -3,8 +3,10 @@ package signaling
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -24,6 +26,9 @@ func ParseURL(s string) (address, token string, err error) {
 	}
 	if strings.TrimSpace(s) == "" {
 		return "", "", errors.New("signal server: no address given, want ws://HOST:PORT#TOKEN as printed by signal")
+	}
+	if with := bracketed(shown); with != "" {
+		return fail("an IPv6 address stands in brackets, write " + with)
 	}
 	u, err := url.Parse(strings.TrimSpace(s))
 	switch {
@@ -57,6 +62,28 @@ func ParseURL(s string) (address, token string, err error) {
 	return u.String(), token, nil
 }
 
+// bracketed is the URL that was meant by one with a bare IPv6 address, empty when s is
+// no such URL. Where the last part could be a port, it is taken for one.
+func bracketed(s string) string {
+	scheme, rest, found := strings.Cut(strings.TrimSpace(s), "://")
+	host, path, _ := strings.Cut(rest, "/")
+	if !found || strings.Count(host, ":") < 2 || strings.HasPrefix(host, "[") {
+		return ""
+	}
+	if path != "" {
+		path = "/" + path
+	}
+	last := strings.LastIndex(host, ":")
+	for _, c := range []struct{ addr, port string }{{host[:last], host[last+1:]}, {host, "8080"}} {
+		addr, err := netip.ParseAddr(c.addr)
+		port, bad := strconv.ParseUint(c.port, 10, 16)
+		if err == nil && bad == nil && port > 0 {
+			return scheme + "://" + net.JoinHostPort(addr.String(), c.port) + path
+		}
+	}
+	return ""
+}
+
 // PlaintextWarning says what is wrong with sending an access token, and
 // getting TURN credentials, over an address that ParseURL returned; it is
 // empty when nothing is. The agents' messages are sealed either way.
@@ -65,7 +92,7 @@ func PlaintextWarning(address string) string {
 	if err != nil || u.Scheme != "ws" || nearby(u.Hostname()) {
 		return ""
 	}
-	return fmt.Sprintf("%s is not encrypted: whoever is on the way can read the access token and the TURN credentials and use the relay; wss:// prevents that", address)
+	return "ws:// is not encrypted: who is on the way can take the access token"
 }
 
 // nearby reports whether a host is this machine or in a private network, as

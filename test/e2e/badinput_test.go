@@ -1,14 +1,23 @@
 package e2e
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
 	"io"
+	"math/big"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 // outcome is what somebody sees of a program that has ended.
@@ -160,7 +169,12 @@ var badInput = []struct {
 	{"server that says nothing", behind(silent), 6, "signaling unreachable"},
 	{"server without TLS", func(t *testing.T, w *world) outcome {
 		return w.alice.run(t, "ping", "--signal", "wss://"+w.web()+"#token", "bob")
-	}, 6, "write ws:// if the server has no certificate"},
+	}, 6, "it does not speak TLS"},
+	{"IPv6 address without brackets", at("ws://::1:8080#token"), 2, "an IPv6 address stands in brackets, write ws://[::1]:8080"},
+	{"no port", at("ws://127.0.0.1#token"), 6, "`signal` listens on 8080 unless told otherwise, ws://127.0.0.1:8080"},
+	{"certificate of an unknown authority", secureAt(-time.Minute, nil), 6, "this machine does not trust who signed that certificate"},
+	{"certificate of tomorrow", secureAt(24*time.Hour, trusted), 6, "check this machine's clock: the certificate is of the future"},
+	{"certificate of yesterday", secureAt(-24*time.Hour, trusted), 6, "renew the certificate"},
 
 	// Pairing codes.
 	{"code with a word that is none", args("connect", "4711-robot-nebula-anchr"), 2, "did you mean anchor?"},
@@ -315,6 +329,41 @@ func tlsServer(t *testing.T) string {
 	s.StartTLS()
 	return address(t, s)
 }
+
+// secureAt is a server whose certificate is good for an hour, from this time on. env
+// is what the agent gets to know of the certificate's file.
+func secureAt(from time.Duration, env func(file string) []string) feed {
+	return func(t *testing.T, w *world) outcome {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now().Add(from)
+		template := &x509.Certificate{
+			SerialNumber: big.NewInt(1), NotBefore: begin, NotAfter: begin.Add(time.Hour),
+			IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true,
+		}
+		der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		file := filepath.Join(t.TempDir(), "cert.pem")
+		if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s := httptest.NewUnstartedServer(http.NotFoundHandler())
+		s.Config.ErrorLog = quiet()
+		s.TLS = &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}}
+		s.StartTLS()
+		var more []string
+		if env != nil {
+			more = env(file)
+		}
+		return w.alice.runWith(t, more, "", "ping", "--timeout", "3s", "--signal", "wss://"+address(t, s)+"#token", "bob")
+	}
+}
+
+func trusted(file string) []string { return []string{"SSL_CERT_FILE=" + file} }
 
 func address(t *testing.T, s *httptest.Server) string {
 	t.Cleanup(s.Close)
