@@ -10,6 +10,7 @@ import (
 
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/trouble"
 	"github.com/p2pagent/p2pagent/signaling"
 	"golang.org/x/sync/errgroup"
 )
@@ -100,13 +101,14 @@ func (ls *Listener) serve(ctx context.Context) error {
 		}
 	}()
 	var known map[identity.Fingerprint]identity.Peer
-	var trouble string // with the list, as told
+	unread := trouble.NewEpisode(ls.env.tellTrouble("read the known peers"))
+	defer unread.Stop()
 	for {
 		var again <-chan time.Time
 		peers, err := ls.env.cfg.Peers.List()
 		switch {
 		case err == nil:
-			trouble = ""
+			unread.Worked()
 			known = make(map[identity.Fingerprint]identity.Peer)
 			for _, p := range peers {
 				known[p.Fingerprint] = p
@@ -114,10 +116,7 @@ func (ls *Listener) serve(ctx context.Context) error {
 		case known == nil:
 			return err
 		default:
-			if err.Error() != trouble {
-				trouble = err.Error()
-				ls.env.cfg.Trace.Emit(trace.Failure{Where: "known peers", Err: trouble})
-			}
+			unread.Failed(err)
 			again = time.After(rereadPause) // the watch may have missed that it is well again
 		}
 		for fp, s := range open {

@@ -38,7 +38,7 @@ func TestPeersUnreadable(t *testing.T) {
 	if err := os.WriteFile(path, good[:len(good)/2], 0o600); err != nil {
 		t.Fatal(err)
 	}
-	_, at := await(t, b.events, 0, func(e trace.Failure) bool { return e.Where == "known peers" })
+	_, at := await(t, b.events, 0, func(e trace.Trouble) bool { return e.Where == "read the known peers" })
 	roundTrip(t, addr, 1000)
 	if _, _, none := find(b.events, 0, func(e trace.SessionState) bool { return e.State == "closed" }); none == nil {
 		t.Error("the link ended")

@@ -35,12 +35,13 @@ func Passes(err error) bool { return err != nil && !errors.Is(err, net.ErrClosed
 // Reason says in a few words what is wrong, and what to do where something can be
 // done: "too many open files; raise the limit with `ulimit -n`".
 func Reason(err error) string {
+	var op *net.OpError
 	var errno syscall.Errno
 	switch {
 	case errors.Is(err, syscall.EMFILE):
 		return syscall.EMFILE.Error() + "; raise the limit with `ulimit -n`"
-	case errors.As(err, &errno):
-		return errno.Error()
+	case errors.As(err, &op) && errors.As(op.Err, &errno):
+		return errno.Error() // the rest names the socket, as whoever tells this does
 	}
 	return err.Error()
 }

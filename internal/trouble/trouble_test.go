@@ -42,6 +42,7 @@ func TestReason(t *testing.T) {
 		{accepting(syscall.EMFILE), "too many open files; raise the limit with `ulimit -n`"},
 		{accepting(syscall.ENOBUFS), syscall.ENOBUFS.Error()},
 		{errors.New("whatever"), "whatever"},
+		{&os.PathError{Op: "open", Path: "/f", Err: syscall.EACCES}, "open /f: permission denied"},
 	} {
 		if got := Reason(tc.err); got != tc.want {
 			t.Errorf("reason of %v: %q, want %q", tc.err, got, tc.want)
