@@ -33,7 +33,8 @@ func connectCommand() *cobra.Command {
 		Use:   "connect [CODE|PEER]",
 		Short: "Link with a peer and keep the link",
 		Long: `Link with a known peer, or redeem a pairing code first, and keep the link: while the
-peer sleeps or reboots, go on trying. The code may also come from --code-file,
+peer sleeps or reboots, or the signaling server cannot be reached, go on trying, for as
+long as --timeout says. A code is tried for a minute. It may also come from --code-file,
 --code-stdin or $` + envCode + `.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: first(peerNames),
@@ -69,11 +70,11 @@ peer sleeps or reboots, go on trying. The code may also come from --code-file,
 		if err != nil {
 			return err
 		}
-		timeout := c.timeout
-		if timeout == 0 && s.cfg.RequireDirect {
-			timeout = defaultTimeout
+		cc := agent.ConnectConfig{Timeout: c.timeout, Remotes: rs}
+		if c.timeout == 0 && s.cfg.RequireDirect {
+			cc.DirectTimeout = defaultTimeout
 		}
-		conn, err := agent.NewConnector(s.cfg, peer, agent.ConnectConfig{Timeout: timeout, SignalTimeout: defaultTimeout, Remotes: rs})
+		conn, err := agent.NewConnector(s.cfg, peer, cc)
 		if err != nil {
 			return err
 		}
@@ -220,7 +221,7 @@ func withConnector(ctx context.Context, c *common, s *setup, name string, use fu
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
-	conn, err := agent.NewConnector(s.cfg, peer, agent.ConnectConfig{Timeout: timeout})
+	conn, err := agent.NewConnector(s.cfg, peer, agent.ConnectConfig{Timeout: timeout, Once: true})
 	if err != nil {
 		return err
 	}

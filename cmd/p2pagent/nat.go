@@ -115,6 +115,7 @@ func askSTUN(ctx context.Context, url string) ([]string, error) {
 	ended := make(chan error, 1)
 	go func() { ended <- client.Run(ctx) }()
 	defer func() { cancel(); <-ended }()
+	began := time.Now()
 	poll := time.NewTicker(5 * time.Millisecond)
 	defer poll.Stop()
 	for {
@@ -131,7 +132,7 @@ func askSTUN(ctx context.Context, url string) ([]string, error) {
 			if errors.Is(context.Cause(ctx), context.Canceled) {
 				return nil, context.Canceled // interrupted
 			}
-			return nil, fmt.Errorf("%w: %v", agent.ErrSignaling, last)
+			return nil, agent.Unreachable(last, time.Since(began))
 		}
 	}
 }

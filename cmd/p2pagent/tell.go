@@ -19,10 +19,11 @@ type teller struct {
 	color   bool
 	mute    func(trace.Record) bool // events without a line; nil: none
 
-	mu   sync.Mutex
-	w    io.Writer
-	last string // an identical line is not repeated
-	kept string // the unfinished line at the bottom of a terminal
+	mu     sync.Mutex
+	w      io.Writer
+	last   string // an identical line is not repeated
+	signal string // the last line about the signaling server
+	kept   string // the unfinished line at the bottom of a terminal
 }
 
 func newTeller(w io.Writer, verbose bool, color string) (*teller, error) {
@@ -49,6 +50,12 @@ func (t *teller) Record(r trace.Record) {
 	defer t.mu.Unlock()
 	if text == t.last {
 		return
+	}
+	if state, ok := r.Event.(trace.SignalState); ok {
+		if state.State == "lost" && text == t.signal {
+			return // said already, whatever was said since
+		}
+		t.signal = text
 	}
 	t.last = text
 	if t.color && tone != "" {

@@ -203,6 +203,55 @@ func TestRemoteForward(t *testing.T) {
 	roundTrip(t, bind, 1<<18)
 }
 
+// A bound for the direct path begins when the peer is there: neither server nor peer
+// is given up for it.
+func TestDirectTimeout(t *testing.T) {
+	d := deploy(t)
+	a, b := newMachine(t, d, "a"), newMachine(t, d, "b")
+	peer, _ := befriend(t, a, b)
+	a.cfg.RequireDirect, a.cfg.Loopback = true, false // of loopback's addresses none is used, so no path is direct
+	nowhere := a.cfg
+	nowhere.SignalURL = "ws://127.0.0.1:1#token"
+	at := 0
+	for _, name := range []string{"no server", "no peer"} {
+		cfg := a.cfg
+		if name == "no server" {
+			cfg = nowhere
+		}
+		c, err := NewConnector(cfg, peer, ConnectConfig{DirectTimeout: time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		ended := make(chan error, 1)
+		go func() { ended <- c.Run(ctx) }()
+		if name == "no server" {
+			for range 3 { // and half a second of pauses
+				_, at = await(t, a.events, at, func(e trace.SignalState) bool { return e.State == "lost" })
+			}
+		} else {
+			await(t, a.events, at, func(e trace.PeerState) bool { return !e.Present })
+		}
+		select {
+		case err := <-ended:
+			t.Errorf("%s: gave up with %v", name, err)
+		case <-time.After(50 * time.Millisecond):
+		}
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("%s, interrupted: %v", name, err)
+		}
+	}
+	startListener(t, b)
+	c, err := NewConnector(a.cfg, peer, ConnectConfig{DirectTimeout: 300 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(t.Context()); !errors.Is(err, ErrOnlyRelayed) {
+		t.Errorf("no direct path: %v", err)
+	}
+}
+
 // What does not come in time is told apart.
 func TestTimeouts(t *testing.T) {
 	d := deploy(t)

@@ -30,7 +30,6 @@ type Connector struct {
 	current  *link
 	linkEnd  chan error
 	servers  servers
-	joined   bool // the server has let us in once
 	present  bool
 	refused  error            // by the server, for good
 	declined error            // by the peer, for now; nil since its last word was another
@@ -44,9 +43,13 @@ type Connector struct {
 type ConnectConfig struct {
 	// Timeout bounds the wait for the first link; 0: wait for ever.
 	Timeout time.Duration
-	// SignalTimeout bounds the wait for the signaling server to answer the
-	// first time; 0: Timeout is the only bound.
-	SignalTimeout time.Duration
+	// DirectTimeout bounds the wait for the first link where a direct one is
+	// required, from when the peer is there; 0: no bound.
+	DirectTimeout time.Duration
+	// Once is for whoever does one thing and ends: something else than a signaling
+	// server at the server's address is the end at once. Otherwise it is waited
+	// for: a captive portal answers for everybody until somebody has logged in.
+	Once bool
 	// Remotes are the -R, asked for in every session.
 	Remotes []forward.Spec
 	// Handle is called with each session, and should return soon after ctx
@@ -56,7 +59,7 @@ type ConnectConfig struct {
 
 // NewConnector prepares a link with a known peer. Run does the rest.
 func NewConnector(cfg Config, peer identity.Peer, cc ConnectConfig) (*Connector, error) {
-	env, err := newEnvironment(cfg)
+	env, err := newEnvironment(cfg, !cc.Once)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +97,7 @@ func (c *Connector) run(ctx context.Context) error {
 		if err := c.keep(ctx); !errors.Is(err, errPairedAnew) {
 			return err
 		}
-		c.joined, c.present, c.refused, c.declined, c.enc, c.meeting = false, false, nil, nil, nil, nil
+		c.present, c.refused, c.declined, c.enc, c.meeting = false, nil, nil, nil, nil
 	}
 }
 
@@ -108,11 +111,12 @@ func (c *Connector) keep(ctx context.Context) error {
 	defer c.retry.Stop()
 	expired, stopExpired := after(c.cfg.Timeout)
 	defer stopExpired()
-	silent, stopSilent := after(c.cfg.SignalTimeout)
-	defer stopSilent()
+	direct, stopDirect := after(0) // begins when the peer is there
+	defer func() { stopDirect() }()
 	store := c.env.cfg.Peers.Watch(ctx)
 	changed := c.env.change()
 	events := c.box.Events()
+	linked := false // once
 	defer c.dropLink()
 	for {
 		if c.refused != nil && !c.env.sessions() {
@@ -133,6 +137,9 @@ func (c *Connector) keep(ctx context.Context) error {
 			}
 			if err := c.event(ctx, ev, self); err != nil {
 				return err
+			}
+			if c.present && direct == nil && !linked {
+				direct, stopDirect = after(c.cfg.DirectTimeout)
 			}
 		case <-c.retry.C:
 			if c.enc == nil && c.present {
@@ -155,15 +162,16 @@ func (c *Connector) keep(ctx context.Context) error {
 		case <-changed:
 			changed = c.env.change()
 			if c.up() {
-				expired, c.fails = nil, 0
+				expired, direct, linked, c.fails = nil, nil, true, 0
 			}
 		case <-expired:
 			if !c.up() {
 				return c.timedOut(c.cfg.Timeout)
 			}
-		case <-silent:
-			if !c.joined {
-				return c.timedOut(c.cfg.SignalTimeout)
+		case <-direct:
+			direct = nil
+			if c.present && !c.up() {
+				return c.timedOut(c.cfg.DirectTimeout)
 			}
 		}
 	}
@@ -186,7 +194,7 @@ func (c *Connector) timedOut(waited time.Duration) error {
 	connected, _, last := c.env.client.State()
 	switch {
 	case !connected:
-		return withHint(fmt.Errorf("%w: %v after %v", ErrSignaling, last, waited), "is `signal` running there, and is its port open?")
+		return Unreachable(last, waited)
 	case !c.present:
 		return withHint(fmt.Errorf("%w: %s did not come within %v", ErrPeerAbsent, c.peer.Name, waited), "run `p2pagent listen` there")
 	case c.declined != nil:
@@ -205,7 +213,6 @@ func (c *Connector) timedOut(waited time.Duration) error {
 func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity.Fingerprint) error {
 	switch ev.Kind {
 	case signaling.Joined:
-		c.joined = true
 		if !ev.Present {
 			c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: false, Why: "not at the signaling server"})
 		}
@@ -422,6 +429,20 @@ func (c *Connector) again() {
 // linkBackoff is the wait before linking again.
 func linkBackoff(fails int) time.Duration {
 	return min(100*time.Millisecond<<min(fails-1, 7), 10*time.Second)
+}
+
+// Unreachable is a signaling server that could not be reached within a time, with the
+// advice of the last error where it has one.
+func Unreachable(last error, waited time.Duration) error {
+	if last == nil {
+		last = errors.New("no answer")
+	}
+	hint := "is `signal` running there, and is its port open?"
+	var advised interface{ Hint() string }
+	if errors.As(last, &advised) {
+		hint = advised.Hint()
+	}
+	return withHint(fmt.Errorf("%w within %v: %v", ErrSignaling, waited.Round(time.Second), last), "%s", hint)
 }
 
 // SignalingError gives an error that ended signaling.Client.Run its meaning and

@@ -31,11 +31,13 @@ type environment struct {
 	binds   bindTable
 }
 
-func newEnvironment(cfg Config) (*environment, error) {
+// newEnvironment prepares what links share. patient: whatever answers at the address
+// of the signaling server, it is tried again.
+func newEnvironment(cfg Config, patient bool) (*environment, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	client, err := signaling.NewClient(signaling.ClientConfig{URL: cfg.SignalURL, Software: "p2pagent/" + cfg.Version, Trace: cfg.Trace})
+	client, err := signaling.NewClient(signaling.ClientConfig{URL: cfg.SignalURL, Software: "p2pagent/" + cfg.Version, Trace: cfg.Trace, Patient: patient})
 	if err != nil {
 		return nil, err
 	}

@@ -34,7 +34,7 @@ type ListenConfig struct {
 
 // NewListener prepares a Listener. Run does the rest.
 func NewListener(cfg Config, lc ListenConfig) (*Listener, error) {
-	env, err := newEnvironment(cfg)
+	env, err := newEnvironment(cfg, true)
 	if err != nil {
 		return nil, err
 	}

@@ -104,7 +104,7 @@ func (e *environment) tryCode(ctx context.Context, tell func(identity.Code)) (sp
 // ([identity.ErrNameTaken]), and with this machine's own code as well
 // ([identity.ErrSelf]). It ends when ctx does.
 func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (identity.Peer, error) {
-	e, err := newEnvironment(cfg)
+	e, err := newEnvironment(cfg, true)
 	if err != nil {
 		return identity.Peer{}, err
 	}
@@ -125,6 +125,7 @@ func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (ident
 			return nil
 		})
 	}
+	began := time.Now()
 	var peer identity.Peer
 	paired := errors.New("paired")
 	g, gctx := errgroup.WithContext(ctx)
@@ -151,7 +152,7 @@ func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (ident
 		return peer, ctx.Err() // interrupted
 	case ctx.Err() != nil:
 		if connected, _, last := e.client.State(); !connected {
-			return peer, withHint(fmt.Errorf("%w: %v", ErrSignaling, last), "is `signal` running there, and is its port open?")
+			return peer, Unreachable(last, time.Since(began))
 		}
 		return peer, withHint(fmt.Errorf("%w: nobody answered for the code's number %s", ErrPeerAbsent, code.Nameplate()), "run `p2pagent listen --pair` on the other machine and use the new code")
 	}

@@ -1,6 +1,9 @@
 package e2e
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // TestServerComesLate: who starts before the server waits for it, and links.
 func TestServerComesLate(t *testing.T) {
@@ -56,4 +59,21 @@ func TestServerLeaves(t *testing.T) {
 	w.listener.await(t, w.listener.stderr, "signaling: no connection.*the signal server restarts; trying again")
 	w.again(t)
 	w.goodLink(t)
+}
+
+// TestServerComesVeryLate: a connect without a bound does not give up, and with a code
+// it has one.
+func TestServerComesVeryLate(t *testing.T) {
+	needFull(t, "takes 40 seconds")
+	t.Parallel()
+	w := newWorld(t)
+	fresh := newHome(t, w.url).start(t, "listen")
+	guest := code(t, fresh)
+	w.kill(t)
+	link := w.alice.start(t, "connect", "bob")
+	if got := newHome(t, w.url).run(t, "connect", "--timeout", "35s", guest); got.code != 6 || !strings.Contains(got.stderr, "signaling unreachable within 35s") {
+		t.Errorf("connect with a code, without a server: exit code %d, want 6:\n%s", got.code, got.stderr)
+	}
+	w.again(t)
+	link.await(t, link.stderr, "bob: session up")
 }
