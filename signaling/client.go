@@ -58,8 +58,16 @@ func (cfg ClientConfig) withDefaults() ClientConfig {
 	return cfg
 }
 
-// errKicked is the cause of a phase that Kick ended.
-var errKicked = errors.New("reconnecting, the network changed")
+// A kick is the cause of a phase that Kick ended.
+type kick struct{ why string }
+
+func (k *kick) Error() string { return "reconnecting, as " + k.why }
+
+// kicked reports whether Kick ended a phase.
+func kicked(phase context.Context) bool {
+	var k *kick
+	return errors.As(context.Cause(phase), &k)
+}
 
 // A Client keeps one connection to a signaling server, and the mailboxes in
 // it, for as long as Run runs.
@@ -162,7 +170,7 @@ func (c *Client) round(ctx context.Context, failures int) (next int, fatal error
 	if ctx.Err() != nil {
 		return 0, context.Cause(ctx)
 	}
-	if errors.Is(context.Cause(phase), errKicked) { // a new network
+	if kicked(phase) { // a new network
 		return 0, nil
 	}
 	return failures + 1, nil
@@ -212,12 +220,13 @@ func pause(ctx context.Context, d time.Duration) {
 }
 
 // Kick drops the connection, or the attempt at one, or the wait for the next
-// attempt, and connects at once. It is meant for a change of the network.
-func (c *Client) Kick() {
+// attempt, and connects at once. It is meant for a change of the network. why is
+// the rest of a sentence, "this machine slept".
+func (c *Client) Kick(why string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.interrupt != nil {
-		c.interrupt(errKicked)
+		c.interrupt(&kick{why})
 	}
 }
 

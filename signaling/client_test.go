@@ -169,7 +169,7 @@ func TestReplaced(t *testing.T) {
 	met(t, h2, g)
 
 	// The first connects anew, and must not take the seat back.
-	first.Kick()
+	first.Kick("of a test")
 	until(t, "the first is back", func() bool {
 		up, _, _ := first.State()
 		return up && dials.Load() == 2

@@ -265,7 +265,7 @@ func (l *link) control(kind int, data string) error {
 // goodbye sends what is left and a close frame, unless the network is to be
 // left at once.
 func (l *link) goodbye(ctx context.Context) error {
-	if errors.Is(context.Cause(ctx), errKicked) {
+	if kicked(ctx) {
 		return l.ws.NetConn().Close()
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), linger)

@@ -111,11 +111,11 @@ func TestTakeOverFromDeadConnection(t *testing.T) {
 		synctest.Wait() // the readers wait: one that is busy would miss that a cut connection was closed
 		n.cutAll()
 		began := time.Now()
-		host.Kick()
-		guest.Kick()
+		host.Kick("of a test")
+		guest.Kick("of a test")
 		synctest.Wait()
 		for _, m := range []*Mailbox{h, g} {
-			if e := next(t, m, Lost); !errors.Is(e.Err, errKicked) {
+			if e := next(t, m, Lost); !errors.As(e.Err, new(*kick)) {
 				t.Errorf("%v", e.Err)
 			}
 			next(t, m, Joined)
@@ -143,15 +143,15 @@ func TestKick(t *testing.T) {
 		began := time.Now()
 
 		n.down.Store(true)
-		c.Kick() // while connected
+		c.Kick("of a test") // while connected
 		synctest.Wait()
 		next(t, m, Lost)
 		n.down.Store(false)
 		n.stuck.Store(true)
-		c.Kick() // while waiting for the next attempt
+		c.Kick("of a test") // while waiting for the next attempt
 		synctest.Wait()
 		n.stuck.Store(false)
-		c.Kick() // while dialing
+		c.Kick("of a test") // while dialing
 		next(t, m, Joined)
 		if took, d := time.Since(began), n.dials.Load(); took != 0 || d != 4 {
 			t.Errorf("%d attempts in %v, want 4 at once", d, took)
@@ -175,7 +175,7 @@ func TestKickInHandshake(t *testing.T) {
 		began := time.Now()
 		c := n.client(t, ClientConfig{})
 		synctest.Wait()
-		c.Kick()
+		c.Kick("of a test")
 		synctest.Wait()
 		if d := n.dials.Load(); d != 2 {
 			t.Errorf("%d attempts, want 2", d)

@@ -99,6 +99,9 @@ const (
 // colour alone.
 func line(r trace.Record, verbose bool) (text, tone string) {
 	text, tone = brief(r)
+	if e, ok := r.Event.(trace.PeerState); ok && e.Linked && !verbose {
+		return "", "" // nobody waits for the peer
+	}
 	if text == "" && verbose {
 		text = detail(r)
 	}
@@ -122,6 +125,9 @@ func brief(r trace.Record) (text, tone string) {
 			return fmt.Sprintf("%s: %s", r.Peer, e.Why), ""
 		case e.Present:
 			return r.Peer + ": there", ""
+		}
+		if e.Linked {
+			return r.Peer + because(e.Why) + "; the link goes on", ""
 		}
 		return r.Peer + ": absent" + because(e.Why) + "; waiting", yellow
 	case trace.Paired:

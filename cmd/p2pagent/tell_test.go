@@ -41,6 +41,8 @@ func TestLine(t *testing.T) {
 		{"there again", trace.PeerState{Present: true, Why: "restarted, linking anew"}, "bob: restarted, linking anew", ""},
 		{"absent", trace.PeerState{}, "bob: absent; waiting", yellow},
 		{"left", trace.PeerState{Why: "left the signaling server"}, "bob: absent: left the signaling server; waiting", yellow},
+		{"there, beside a link", trace.PeerState{Present: true, Linked: true}, "", ""},
+		{"left, beside a link", trace.PeerState{Why: "left the signaling server", Linked: true}, "", ""},
 		{"paired", trace.Paired{Name: "bob", Fingerprint: "abcd-efgh"}, "paired with bob, key abcd-efgh", green},
 		{"paired under another name", trace.Paired{Name: "bob-2", Fingerprint: "abcd", Calls: "bob"},
 			"paired with bob-2, key abcd; it calls itself bob, which is another peer's name here", green},

@@ -130,9 +130,15 @@ func TestSignalingGoesAndComes(t *testing.T) {
 	addr := forwardTo(t, c, target)
 	roundTrip(t, addr, 1000)
 	_, at := await(t, a.events, 0, movedTo("direct"))
-	c.env.client.Kick()
-	_, at = await(t, a.events, at, func(e trace.SignalState) bool { return e.State == "lost" })
+	c.env.client.Kick("this is a test")
+	_, at = await(t, a.events, at, func(e trace.SignalState) bool {
+		return e.State == "lost" && e.Why == "reconnecting, as this is a test"
+	})
 	roundTrip(t, addr, 1<<20)
+	// The other side sees it leave and come, and does not wait for it.
+	_, left := await(t, b.events, 0, func(e trace.PeerState) bool { return !e.Present && e.Linked })
+	await(t, b.events, left, func(e trace.PeerState) bool { return e.Present && e.Linked })
+	await(t, a.events, at, func(e trace.PeerState) bool { return e.Present && e.Linked })
 	await(t, a.events, at, func(e trace.SignalMessage) bool { return e.Via == viaSignaling && !e.Sent })
 	roundTrip(t, addr, 1000)
 	if _, _, changed := find(a.events, at, func(e trace.SessionState) bool { return e.State == "closed" }); changed == nil {
@@ -414,7 +420,7 @@ func TestLinkOutlivesRefusal(t *testing.T) {
 	roundTrip(t, addr, 1000)
 	_, at := await(t, a.events, 0, movedTo("direct"))
 	d.web.Config.Handler = refusing(t)
-	c.env.client.Kick()
+	c.env.client.Kick("this is a test")
 	await(t, a.events, at, func(e trace.Failure) bool { return e.Where == "signaling" })
 	roundTrip(t, addr, 1<<18)
 

@@ -214,11 +214,11 @@ func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity
 	switch ev.Kind {
 	case signaling.Joined:
 		if !ev.Present {
-			c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: false, Why: "not at the signaling server"})
+			c.notePeer(false, "not at the signaling server")
 		}
 	case signaling.PeerHere:
 		c.present = true
-		c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: true})
+		c.notePeer(true, "")
 		c.meet(ctx, self)
 	case signaling.PeerGone, signaling.Lost:
 		c.parted(ev.Kind == signaling.PeerGone)
@@ -239,9 +239,15 @@ func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity
 	return nil
 }
 
+// notePeer records that the peer came to the rendezvous or is not there.
+func (c *Connector) notePeer(present bool, why string) {
+	linked := c.current != nil && c.current.works()
+	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: present, Why: why, Linked: linked})
+}
+
 func (c *Connector) parted(gone bool) {
 	if gone && c.present {
-		c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: false, Why: "left the signaling server"})
+		c.notePeer(false, "left the signaling server")
 	}
 	c.present, c.enc, c.meeting = false, nil, nil
 	if c.current != nil {
@@ -414,6 +420,9 @@ func (c *Connector) linkEnded(ctx context.Context, err error) error {
 	}
 	if ctx.Err() != nil {
 		return nil
+	}
+	if connected, _, _ := c.env.client.State(); connected && !c.present {
+		c.notePeer(false, "not at the signaling server") // nobody said so while the link was there
 	}
 	c.again()
 	return nil

@@ -92,7 +92,7 @@ func (e *environment) kick() {
 	}
 	e.mu.Unlock()
 	if !busy {
-		e.client.Kick()
+		e.client.Kick("no path to a peer answers")
 	}
 }
 
@@ -212,7 +212,11 @@ func (e *environment) watchNetwork(ctx context.Context) error {
 			unseen.Worked()
 		}
 		if changed, slept := w.look(time.Now(), addrs, err); changed || slept {
-			e.client.Kick()
+			why := "this machine's addresses changed"
+			if !changed {
+				why = "this machine slept"
+			}
+			e.client.Kick(why)
 			for _, l := range e.live() {
 				l.networkChanged()
 			}

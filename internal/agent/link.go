@@ -474,6 +474,9 @@ func (l *link) noteRunEnded() {
 	}
 }
 
+// works reports whether the session is up and its path answers.
+func (l *link) works() bool { return l.session.Load() != nil && l.post.alive.Load() }
+
 // noteOutage starts and ends the time without a live path.
 func (l *link) noteOutage() {
 	active, ok := l.conn.Active()

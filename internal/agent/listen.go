@@ -264,10 +264,10 @@ func (h *host) event(ctx context.Context, ev signaling.Event) {
 		}
 		h.part(ev.From, false) // an earlier one of the same number is void
 		h.guests[ev.From] = &guest{seat: ev.From}
-		rec.Emit(trace.PeerState{Present: true})
+		rec.Emit(trace.PeerState{Present: true, Linked: h.linked()})
 	case signaling.PeerGone:
 		h.part(ev.From, true)
-		rec.Emit(trace.PeerState{Present: false, Why: "left the signaling server"})
+		rec.Emit(trace.PeerState{Present: false, Why: "left the signaling server", Linked: h.linked()})
 	case signaling.Lost:
 		for seat := range h.guests {
 			h.part(seat, false)
@@ -282,6 +282,16 @@ func (h *host) event(ctx context.Context, ev signaling.Event) {
 			h.message(ctx, g, ev.Body)
 		}
 	}
+}
+
+// linked reports whether any link with the peer works.
+func (h *host) linked() bool {
+	for _, l := range h.links {
+		if l.works() {
+			return true
+		}
+	}
+	return false
 }
 
 // part ends the encounter with a guest; its link goes on without signaling.

@@ -60,6 +60,7 @@ type SignalMessage struct {
 type PeerState struct {
 	Present bool   `json:"present"`
 	Why     string `json:"why,omitempty"`
+	Linked  bool   `json:"linked,omitempty"` // a link with it works, whatever the rendezvous
 }
 
 // Paired is a successful pairing.
