@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -130,6 +131,7 @@ var badInput = []struct {
 	{"-R that is no forward", args("connect", "-R", "a:b:c:d:e", "bob"), 2, "5 parts, want 3 or 4"},
 	{"-L on a port in use", busyLocalPort, 1, "address already in use; choose another port, or end the program that has it"},
 	{"-L on a port in use at the other loopback", busyLocalPort6, 1, "for example 127.0.0.1:"},
+	{"-L on a privileged port, without the right", privilegedPort, 1, "permission denied; a port below 1024 needs root, or on Linux the capability CAP_NET_BIND_SERVICE: choose one from 1024 up"},
 	{"-L on an address of another machine", args("connect", "-L", "192.0.2.1:8080:localhost:80", "bob"), 1, "this machine has no such address"},
 	{"STUN server that is none", args("ping", "--stun", "127.0.0.1:3478", "bob"), 2, "--stun"},
 	{"STUN server for TURN", args("ping", "--turn", "stun:127.0.0.1", "bob"), 2, "is not a turn server"},
@@ -297,6 +299,22 @@ func busyLocalPort6(t *testing.T, w *world) outcome {
 	defer ln.Close()
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	return w.alice.run(t, "connect", "-L", port+":"+w.echo, "bob")
+}
+
+// privilegedPort runs without the one capability that opens such a port.
+func privilegedPort(t *testing.T, w *world) outcome {
+	needLinux(t)
+	if first, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); err != nil || strings.TrimSpace(string(first)) != "1024" {
+		t.Skipf("here ports are privileged up to %q: %v", first, err)
+	}
+	argv := []string{programs.path(t, "p2pagent"), "connect", "-L", "1023:" + w.echo, "bob"}
+	if os.Getuid() == 0 {
+		needProgram(t, "setpriv", "util-linux")
+		argv = append([]string{"setpriv", "--bounding-set=-net_bind_service"}, argv...)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env = w.alice.env()
+	return finish(t, launch(t, strings.Join(argv, " "), cmd))
 }
 
 func turnAuth(content string) feed {
