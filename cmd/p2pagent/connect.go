@@ -70,7 +70,7 @@ long as --timeout says. A code is tried for a minute. It may also come from --co
 		if err != nil {
 			return err
 		}
-		cc := agent.ConnectConfig{Timeout: c.timeout, Remotes: rs}
+		cc := agent.ConnectConfig{Timeout: c.timeout, Locals: ls, Remotes: rs}
 		if c.timeout == 0 && s.cfg.RequireDirect {
 			cc.DirectTimeout = defaultTimeout
 		}

@@ -157,6 +157,14 @@ func brief(r trace.Record) (text, tone string) {
 		if e.Path == "relayed" && e.Remedy != "" { // without one, it is not settled yet
 			return r.Peer + ": " + e.Text + "; try: " + e.Remedy, ""
 		}
+	case trace.TargetDenied:
+		switch {
+		case e.Remote:
+			return fmt.Sprintf("%s asks for %s, which is not on the --allow list", r.Peer, e.Target), yellow
+		case e.Never:
+			return fmt.Sprintf("%s does not allow %s, and nothing could make it", r.Peer, e.Target), yellow
+		}
+		return fmt.Sprintf("%s does not allow %s; it needs --allow %[2]s there", r.Peer, e.Target), yellow
 	case trace.TargetResolved:
 		return targetResolved(e)
 	case trace.StreamRefused:

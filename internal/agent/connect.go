@@ -50,6 +50,9 @@ type ConnectConfig struct {
 	// server at the server's address is the end at once. Otherwise it is waited
 	// for: a captive portal answers for everybody until somebody has logged in.
 	Once bool
+	// Locals are the -L: the peer is asked in every session whether it allows
+	// their targets. What serves them is [Connector.ServeLocals].
+	Locals []forward.Spec
 	// Remotes are the -R, asked for in every session.
 	Remotes []forward.Spec
 	// Handle is called with each session, and should return soon after ctx
@@ -347,6 +350,7 @@ func (c *Connector) propose(ctx context.Context) error {
 func (c *Connector) serveSession(ctx context.Context, l *link, s *session.Session) {
 	var users sync.WaitGroup
 	users.Go(func() { c.remotes(ctx, l, s, c.cfg.Remotes) })
+	users.Go(func() { l.askAboutTargets(ctx, c.cfg.Locals) })
 	if c.cfg.Handle != nil {
 		users.Go(func() { c.cfg.Handle(ctx, s) })
 	}

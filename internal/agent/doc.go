@@ -38,6 +38,11 @@
 //	bind        c→l  open a port for -R; asked again until it is open, or
 //	                 refused for good (final)
 //	bound       l→c  whether it was opened
+//	targets     c→l  which of these targets of -L would not be dialed? An older
+//	                 listener does not answer, and is asked three times: then the
+//	                 first connection tells
+//	denied      l→c  those that are not on its list; what is on it may still not
+//	                 answer, and is not dialed for this
 //	bye         both the link ends on purpose
 //
 // Members and messages that a side does not know are ignored. A peer without runs

@@ -40,6 +40,8 @@ type link struct {
 	ended     chan struct{} // closed when run returns
 	onSession func(context.Context, *link, *session.Session)
 
+	targetAnswers chan *targetsAnswer // the peer's, for askTargets
+
 	ctx  context.Context // the link's life
 	stop context.CancelCauseFunc
 
@@ -63,6 +65,8 @@ type link struct {
 	outage        outage
 	announced     map[candidates.Candidate]bool // the peer's, that the trace has
 	bindRefused   map[string]string             // -R that were refused, and why, as traced
+	asked         int                           // targets that the peer has asked about
+	deniedHere    map[string]bool               // those that it may not dial, as traced
 	goneSince     time.Time                     // when signaling said that the peer is gone
 	peerRunEnded  bool                          // the peer's machine says that its process is over
 
@@ -96,6 +100,7 @@ func newLink(ctx context.Context, env *environment, role identity.Role, peer ide
 	l := &link{
 		env: env, role: role, peer: peer, id: o.Link, key: o.Key, peerRun: o.Run, trace: rec, post: newPost(rec),
 		todo: make(chan func(), 256), ended: make(chan struct{}), announced: make(map[candidates.Candidate]bool),
+		targetAnswers: make(chan *targetsAnswer, askTargets),
 	}
 	l.peerDirect.Store(role == listener && o.Direct)
 	l.ctx, l.stop = context.WithCancelCause(ctx)
@@ -313,6 +318,10 @@ func (l *link) handle(m *message) {
 		l.env.bind(l, m.Bind)
 	case m.Bound != nil:
 		l.env.bound(l, m.Bound)
+	case m.Targets != nil:
+		l.env.answerTargets(l, m.Targets)
+	case m.Denied != nil:
+		l.targetsAnswered(m.Denied)
 	case m.Bye != nil:
 		l.end(&session.PeerClosedError{Reason: clip(m.Bye.Why, 200)})
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 
 	"github.com/p2pagent/p2pagent/candidates"
 	"github.com/p2pagent/p2pagent/internal/identity"
@@ -21,19 +22,21 @@ const (
 
 // message is the union of all messages; exactly one pointer is set.
 type message struct {
-	Seq        uint64          `json:"seq"`
-	Offer      *offer          `json:"offer,omitempty"`
-	Answer     *answer         `json:"answer,omitempty"`
-	Candidates *announcement   `json:"candidates,omitempty"`
-	Relay      *relayedAt      `json:"relay,omitempty"`
-	Attempt    *attemptMessage `json:"attempt,omitempty"`
-	Opened     *attemptRef     `json:"opened,omitempty"`
-	Selected   *attemptRef     `json:"selected,omitempty"`
-	Failed     *attemptRef     `json:"failed,omitempty"`
-	Want       *want           `json:"want,omitempty"`
-	Bind       *bindRequest    `json:"bind,omitempty"`
-	Bound      *bindAnswer     `json:"bound,omitempty"`
-	Bye        *bye            `json:"bye,omitempty"`
+	Seq        uint64           `json:"seq"`
+	Offer      *offer           `json:"offer,omitempty"`
+	Answer     *answer          `json:"answer,omitempty"`
+	Candidates *announcement    `json:"candidates,omitempty"`
+	Relay      *relayedAt       `json:"relay,omitempty"`
+	Attempt    *attemptMessage  `json:"attempt,omitempty"`
+	Opened     *attemptRef      `json:"opened,omitempty"`
+	Selected   *attemptRef      `json:"selected,omitempty"`
+	Failed     *attemptRef      `json:"failed,omitempty"`
+	Want       *want            `json:"want,omitempty"`
+	Bind       *bindRequest     `json:"bind,omitempty"`
+	Bound      *bindAnswer      `json:"bound,omitempty"`
+	Targets    *targetsQuestion `json:"targets,omitempty"`
+	Denied     *targetsAnswer   `json:"denied,omitempty"`
+	Bye        *bye             `json:"bye,omitempty"`
 }
 
 type offer struct {
@@ -110,6 +113,18 @@ type bindAnswer struct {
 	Final bool `json:"final,omitempty"` // asking again is of no use
 }
 
+// targetsQuestion asks which of these targets the receiver would not dial.
+type targetsQuestion struct {
+	ID      string   `json:"id"`
+	Targets []string `json:"targets"`
+}
+
+// targetsAnswer names those of a question.
+type targetsAnswer struct {
+	ID     string   `json:"id"`
+	Denied []string `json:"denied"`
+}
+
 type bye struct {
 	Why string `json:"why,omitempty"`
 }
@@ -139,6 +154,10 @@ func (m *message) name() string {
 		return "bind"
 	case m.Bound != nil:
 		return "bound"
+	case m.Targets != nil:
+		return "targets"
+	case m.Denied != nil:
+		return "denied"
 	case m.Bye != nil:
 		return "bye"
 	}
@@ -149,7 +168,8 @@ func (m *message) name() string {
 func (m *message) members() (n int) {
 	for _, set := range []bool{
 		m.Offer != nil, m.Answer != nil, m.Candidates != nil, m.Relay != nil, m.Attempt != nil, m.Opened != nil,
-		m.Selected != nil, m.Failed != nil, m.Want != nil, m.Bind != nil, m.Bound != nil, m.Bye != nil,
+		m.Selected != nil, m.Failed != nil, m.Want != nil, m.Bind != nil, m.Bound != nil,
+		m.Targets != nil, m.Denied != nil, m.Bye != nil,
 	} {
 		if set {
 			n++
@@ -203,6 +223,11 @@ func decodeMessage(b []byte) (*message, error) {
 			return bad("no id or unusable ICE credentials")
 		}
 		m.Attempt.Candidates = capped(m.Attempt.Candidates)
+	case m.Targets != nil:
+		tooLong := func(s string) bool { return len(s) > maxTargetText }
+		if !validRef(m.Targets.ID) || len(m.Targets.Targets) > maxTargets || slices.ContainsFunc(m.Targets.Targets, tooLong) {
+			return bad("no id, or more than is answered")
+		}
 	}
 	return m, nil
 }

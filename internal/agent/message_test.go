@@ -27,6 +27,7 @@ func everyMessage() []*message {
 		{Attempt: &attemptMessage{ID: "a", ICE: punch.NewCredentials(), Candidates: list}},
 		{Opened: &attemptRef{ID: "a"}}, {Selected: &attemptRef{ID: "a"}}, {Failed: &attemptRef{ID: "a", Why: "why"}},
 		{Want: &want{punch.TriggerNetwork}}, {Bind: &bindRequest{"r0", "127.0.0.1:80"}}, {Bound: &bindAnswer{ID: "r0", Addr: "127.0.0.1:80"}},
+		{Targets: &targetsQuestion{"t1", []string{"localhost:22"}}}, {Denied: &targetsAnswer{"t1", []string{"localhost:22"}}},
 		{Bye: &bye{"bye"}},
 	}
 }
@@ -65,6 +66,9 @@ func TestDecodeMessageRefuses(t *testing.T) {
 		"attempt, short pwd":   `{"seq":1,"attempt":{"id":"x","ice":{"ufrag":"abcd","pwd":"short"}}}`,
 		"attempt, no ufrag":    `{"seq":1,"attempt":{"id":"x","ice":{"pwd":"abcdefghijklmnopqrstuv"}}}`,
 		"unusable candidate":   `{"seq":1,"candidates":{"generation":1,"list":[{"type":"host","addr":"nonsense"}]}}`,
+		"targets without id":   `{"seq":1,"targets":{"targets":["localhost:22"]}}`,
+		"too many targets":     `{"seq":1,"targets":{"id":"x","targets":[` + strings.Repeat(`"a:1",`, maxTargets) + `"a:1"]}}`,
+		"a long target":        `{"seq":1,"targets":{"id":"x","targets":["` + strings.Repeat("a", maxTargetText+1) + `"]}}`,
 		"two members":          `{"seq":1,"bye":{"why":"x"},"want":{"trigger":"x"}}`,
 		"larger than the most": `{"seq":1,"bye":{"why":"` + strings.Repeat("a", maxMessage) + `"}}`,
 	} {

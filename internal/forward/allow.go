@@ -220,6 +220,23 @@ func (l *AllowList) Dialable(ctx context.Context, target string) ([]netip.AddrPo
 	return out, nil
 }
 
+// Allows reports whether a target is on the list, whether or not it can be reached.
+// It looks nothing up.
+func (l *AllowList) Allows(target string) bool {
+	if l == nil {
+		return false
+	}
+	_, _, _, err := l.listed(target)
+	return err == nil
+}
+
+// NeverDialed reports a target whose address is dialed by no list.
+func NeverDialed(target string) bool {
+	host, _, err := net.SplitHostPort(target)
+	a, notAddr := netip.ParseAddr(host)
+	return err == nil && notAddr == nil && reachOf(a) == nowhere
+}
+
 // listed finds a target on the list: an address, or one of the list's names.
 func (l *AllowList) listed(target string) (addr netip.Addr, name *pin, port uint16, err error) {
 	host, portText, err := net.SplitHostPort(target)

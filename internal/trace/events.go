@@ -206,6 +206,14 @@ type StreamClosed struct {
 	Cause    string `json:"cause,omitempty"`
 }
 
+// TargetDenied is a target of -L that the listening side does not allow, as the
+// connecting one has asked at the start of a session.
+type TargetDenied struct {
+	Target string `json:"target"`
+	Remote bool   `json:"remote"`          // the peer has asked, and this side does not allow it
+	Never  bool   `json:"never,omitempty"` // no entry of --allow could
+}
+
 // TargetResolved is what a lookup of a name on this side's allow-list has found,
 // when that is news. While Err is not empty, the addresses are those of before.
 type TargetResolved struct {
@@ -273,6 +281,7 @@ func (SessionState) EventName() string   { return "session.state" }
 func (StreamOpened) EventName() string   { return "stream.opened" }
 func (StreamRefused) EventName() string  { return "stream.refused" }
 func (StreamClosed) EventName() string   { return "stream.closed" }
+func (TargetDenied) EventName() string   { return "target.denied" }
 func (TargetResolved) EventName() string { return "target.resolved" }
 func (Verdict) EventName() string        { return "verdict" }
 func (Failure) EventName() string        { return "failure" }
@@ -289,7 +298,7 @@ var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
 	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
-	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, TargetResolved{}, Verdict{}, Failure{}, Trouble{},
+	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, TargetDenied{}, TargetResolved{}, Verdict{}, Failure{}, Trouble{},
 }
 
 func decode(name string, data json.RawMessage) (Event, error) {
