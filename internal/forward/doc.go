@@ -12,9 +12,10 @@
 // A port is opened at both loopbacks unless a bind says otherwise, as ssh does it;
 // unlike ssh's, one that is in use at one of them is opened at none.
 //
-// Ends are kept apart: EOF travels as half-close, an error as a reset. A local
-// program never sees a clean end of a connection whose tail was lost.
+// Ends are kept apart: EOF travels as half-close, an error as a reset, and a reset
+// comes after the data that came before it. A local program never sees a clean end
+// of a connection whose tail was lost, not even when this process is killed.
 //
-// Begin reading at copy.go for what happens to a byte, at allow.go for who
-// may.
+// Begin reading at copy.go for what happens to a byte, at ends.go for how a
+// connection ends, at allow.go for who may.
 package forward

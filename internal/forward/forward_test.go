@@ -25,6 +25,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type end struct {
 	r        *io.PipeReader
 	w        *io.PipeWriter
+	other    *end
+	stopped  chan struct{}
+	stop     func()
 	accepted chan error // the far side's answer
 	answer   func(error)
 }
@@ -33,9 +36,15 @@ func newStream() (local, remote *end) {
 	ar, aw := io.Pipe()
 	br, bw := io.Pipe()
 	accepted := make(chan error, 1)
+	answer := func(err error) { accepted <- err; close(accepted) }
 	once := new(sync.Once)
-	answer := func(err error) { once.Do(func() { accepted <- err; close(accepted) }) }
-	return &end{r: ar, w: bw, accepted: accepted, answer: answer}, &end{r: br, w: aw, answer: answer}
+	local = &end{r: ar, w: bw, stopped: make(chan struct{}), accepted: accepted}
+	remote = &end{r: br, w: aw, stopped: make(chan struct{}), answer: func(err error) { once.Do(func() { answer(err) }) }}
+	local.answer = remote.answer
+	local.other, remote.other = remote, local
+	local.stop = sync.OnceFunc(func() { close(local.stopped) })
+	remote.stop = sync.OnceFunc(func() { close(remote.stopped) })
+	return local, remote
 }
 
 func (e *end) ID() int64 { return 4 }
@@ -50,8 +59,8 @@ func (e *end) Accept() error { e.answer(nil); return nil }
 func (e *end) Refuse(c session.Code, reason string) {
 	err := &session.RefusedError{Code: c, Reason: reason}
 	e.answer(err)
+	e.StopReading(c)
 	e.w.CloseWithError(err)
-	e.r.CloseWithError(err)
 }
 func (e *end) Read(b []byte) (int, error) {
 	if e.accepted != nil {
@@ -66,14 +75,21 @@ func (e *end) CloseWrite() error           { return e.w.Close() }
 func (e *end) Reset(c session.Code) {
 	err := &session.ResetError{Code: c}
 	e.answer(err)
-	e.w.CloseWithError(err)
-	e.r.CloseWithError(err)
+	e.StopReading(c)
+	e.w.CloseWithError(err) // after the first Close it does nothing
+	e.stop()
 }
+func (e *end) StopReading(c session.Code) {
+	e.r.CloseWithError(&session.ResetError{Code: c})
+	e.other.stop()
+}
+func (e *end) Stopped() <-chan struct{} { return e.stopped }
 
 // rig forwards a local port to a target through in-memory streams.
 type rig struct {
-	addr   string
-	events chan trace.Event
+	addr    string
+	opening chan trace.Event // of the side that has the port
+	events  chan trace.Event // of the side that dials
 }
 
 func newRig(t *testing.T, allow, target string) *rig {
@@ -82,8 +98,11 @@ func newRig(t *testing.T, allow, target string) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &rig{events: make(chan trace.Event, 100)}
-	rec := trace.New("a", trace.SinkFunc(func(e trace.Record) { r.events <- e.Event }))
+	r := &rig{opening: make(chan trace.Event, 100), events: make(chan trace.Event, 100)}
+	into := func(c chan trace.Event) *trace.Recorder {
+		return trace.New("a", trace.SinkFunc(func(e trace.Record) { c <- e.Event }))
+	}
+	rec := into(r.events)
 	ln, err := Listen(t.Context(), "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -96,7 +115,7 @@ func newRig(t *testing.T, allow, target string) *rig {
 			local, remote := newStream()
 			running.Go(func() { Dial(ctx, list, h.Target, remote, rec) })
 			return local, nil
-		}, nil)
+		}, into(r.opening))
 	})
 	t.Cleanup(func() { cancel(); running.Wait() })
 	return r

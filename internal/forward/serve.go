@@ -51,9 +51,10 @@ func carry(ctx context.Context, kind session.Kind, target string, addrs []netip.
 		refuse(s, session.CodeUnreachable, kind, target, err, rec)
 		return
 	}
+	markAbortive(conn)
 	if err := s.Accept(); err != nil {
-		conn.Close()
-		rec.Emit(trace.StreamRefused{Kind: kind.String(), Target: target, Why: err.Error()})
+		abort(conn)
+		rec.Emit(trace.Failure{Where: "answer a stream to " + target, Err: err.Error()}) // the peer has taken it back
 		return
 	}
 	relay(ctx, s.ID(), kind, target, false, conn, s, rec)
@@ -101,7 +102,8 @@ func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, 
 		conn, err := ln.Accept()
 		switch {
 		case err == nil:
-			conns.Go(func() { serveConn(ctx, conn, h, open, rec) })
+			markAbortive(conn)
+			conns.Go(func() { serveConn(ctx, conn.(Near), h, open, rec) })
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		default:
@@ -110,21 +112,23 @@ func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, 
 	}
 }
 
-func serveConn(ctx context.Context, conn net.Conn, h session.Header, open Opener, rec *trace.Recorder) {
+func serveConn(ctx context.Context, conn Near, h session.Header, open Opener, rec *trace.Recorder) {
 	s, err := open(ctx, h)
 	if err != nil {
 		abort(conn)
 		rec.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: err.Error()})
 		return
 	}
-	Pipe(ctx, conn.(Near), h, s, rec)
+	Pipe(ctx, conn, h, s, rec)
 }
 
 // Pipe carries one near connection over a stream that has been opened, and
-// returns why it ended; nil for a clean end both ways.
+// returns why it ended: nil for a clean end both ways, a *[session.RefusedError]
+// for a stream that the peer did not accept.
 func Pipe(ctx context.Context, near Near, h session.Header, s Opened, rec *trace.Recorder) error {
 	err := relay(ctx, s.ID(), h.Kind, h.Target, true, near, s, rec)
-	if refused := s.Accepted(); refused != nil && err != nil {
+	var refused *session.RefusedError
+	if err != nil && errors.As(s.Accepted(), &refused) {
 		rec.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: refused.Error()})
 		return refused
 	}

@@ -48,18 +48,19 @@ func quicConfig(idle time.Duration) *quic.Config {
 		idle = idleTimeout
 	}
 	return &quic.Config{
-		HandshakeIdleTimeout:           handshakeIdle,
-		MaxIdleTimeout:                 idle,
-		KeepAlivePeriod:                keepAlive,
-		InitialPacketSize:              initialPacketSize,
-		InitialStreamReceiveWindow:     initialStreamWindow,
-		MaxStreamReceiveWindow:         maxStreamWindow,
-		InitialConnectionReceiveWindow: connWindow,
-		MaxConnectionReceiveWindow:     connWindow,
-		MaxIncomingStreams:             maxStreams,
-		MaxIncomingUniStreams:          -1,    // none are used
-		Allow0RTT:                      false, // replayable
-		EnableDatagrams:                true,  // measurements of loss and jitter
-		DisablePathMTUDiscovery:        false, // 1500-byte paths carry 1452-byte packets
+		HandshakeIdleTimeout:             handshakeIdle,
+		MaxIdleTimeout:                   idle,
+		KeepAlivePeriod:                  keepAlive,
+		InitialPacketSize:                initialPacketSize,
+		InitialStreamReceiveWindow:       initialStreamWindow,
+		MaxStreamReceiveWindow:           maxStreamWindow,
+		InitialConnectionReceiveWindow:   connWindow,
+		MaxConnectionReceiveWindow:       connWindow,
+		MaxIncomingStreams:               maxStreams,
+		MaxIncomingUniStreams:            -1,    // none are used
+		Allow0RTT:                        false, // replayable
+		EnableDatagrams:                  true,  // measurements of loss and jitter
+		EnableStreamResetPartialDelivery: true,  // a reset does not overtake what came before it
+		DisablePathMTUDiscovery:          false, // 1500-byte paths carry 1452-byte packets
 	}
 }

@@ -33,7 +33,9 @@
 //
 // The end of payload is the stream's FIN, per direction (half-close). What
 // ends otherwise ends with RESET_STREAM and STOP_SENDING carrying a [Code]: a
-// reader never sees a clean end after a lost tail.
+// reader never sees a clean end after a lost tail. Where both sides have the
+// transport parameter reset_stream_at (draft-ietf-quic-reliable-stream-reset),
+// the reset is a RESET_STREAM_AT, and all that was written arrives before it.
 //
 // # Control stream
 //

@@ -149,19 +149,92 @@ func TestRefusal(t *testing.T) {
 	}
 }
 
-// A lost tail is never a clean end.
-func TestResetIsNoEOF(t *testing.T) {
+// A lost tail is never a clean end, and a reset does not overtake what was
+// written before it.
+func TestResetComesAfterTheData(t *testing.T) {
 	client, server := pair(t)
 	serve(t, server, func(_ context.Context, _ Header, s *Stream) {
 		s.Accept()
 		s.Write([]byte("head"))
 		s.Reset(CodeUnreachable)
 	})
-	stream := open(t, client, Header{KindDial, "x:1"})
-	_, err := io.ReadAll(stream)
+	for range 50 {
+		stream := open(t, client, Header{KindDial, "x:1"})
+		got, err := io.ReadAll(stream)
+		var reset *ResetError
+		if string(got) != "head" || !errors.As(err, &reset) || reset.Code != CodeUnreachable {
+			t.Fatalf("got %q, %v, want what was written and then a reset with its code", got, err)
+		}
+	}
+}
+
+// All that was written is delivered, also what the peer had not granted a window
+// for yet when the stream was reset; and the session does not mind.
+func TestResetOfAFullStream(t *testing.T) {
+	client, server := pair(t)
+	full := make(chan int, 1)
+	serve(t, server, func(_ context.Context, h Header, s *Stream) {
+		s.Accept()
+		if h.Target == "echo" {
+			io.Copy(s, s)
+			s.CloseWrite()
+			return
+		}
+		var sent int
+		s.SetDeadline(time.Now().Add(300 * time.Millisecond)) // by then the window is used up
+		for {
+			n, err := s.Write(make([]byte, 1000))
+			sent += n
+			if err != nil {
+				break
+			}
+		}
+		s.Reset(CodeReset)
+		full <- sent
+	})
+	stream := open(t, client, Header{KindDial, "full"})
+	if err := stream.Accepted(); err != nil {
+		t.Fatal(err)
+	}
+	sent := <-full
+	got, err := io.ReadAll(stream)
 	var reset *ResetError
-	if !errors.As(err, &reset) || reset.Code != CodeUnreachable {
-		t.Errorf("got %v, want a reset with its code", err)
+	if len(got) != sent || sent < initialStreamWindow-1000 || !errors.As(err, &reset) {
+		t.Errorf("%d bytes arrived of %d, %v; want all, of a full window of %d, and a reset", len(got), sent, err, initialStreamWindow)
+	}
+	other := open(t, client, Header{KindDial, "echo"})
+	other.Write([]byte("x"))
+	other.CloseWrite()
+	if got, err := io.ReadAll(other); string(got) != "x" || err != nil {
+		t.Errorf("another stream: %q, %v", got, err)
+	}
+}
+
+// The words of a user are ours, not those of a library.
+func TestErrorsOfAnEndedStream(t *testing.T) {
+	client, server := pair(t)
+	serve(t, server, func(_ context.Context, _ Header, s *Stream) {
+		s.StopReading(CodeNotAllowed)
+		<-s.Stopped()
+		s.Reset(CodeNotAllowed)
+	})
+	stream := open(t, client, Header{KindDial, "x:1"})
+	<-stream.Stopped()
+	var reset *ResetError
+	if _, err := stream.Write([]byte("x")); !errors.As(err, &reset) || reset.Code != CodeNotAllowed {
+		t.Errorf("write to a peer that stopped reading: %v", err)
+	}
+	if err := stream.CloseWrite(); !errors.As(err, &reset) || reset.Code != CodeNotAllowed {
+		t.Errorf("clean end towards a peer that stopped reading: %v", err)
+	}
+	stream.Reset(CodeReset)
+	if _, err := stream.Read(make([]byte, 1)); !errors.Is(err, ErrReset) {
+		t.Errorf("read of a stream that this side reset: %v", err)
+	}
+	other := open(t, client, Header{KindDial, "x:1"})
+	other.Reset(CodeReset)
+	if _, err := other.Write([]byte("x")); !errors.Is(err, ErrReset) {
+		t.Errorf("write to a stream that this side reset: %v", err)
 	}
 }
 

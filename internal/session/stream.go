@@ -1,10 +1,12 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/quic-go/quic-go"
@@ -20,6 +22,9 @@ type Stream struct {
 
 	answered sync.Once // the peer's status, on streams that we opened
 	answer   error
+
+	written  atomic.Bool // a Write has returned, so what was written has left
+	finished atomic.Bool // CloseWrite was called: this side's direction needs no reset
 }
 
 // ID is unique among the streams of a session.
@@ -56,33 +61,56 @@ func (s *Stream) Read(b []byte) (int, error) {
 	return n, streamError(err)
 }
 
-// Write writes payload.
+// Write writes payload. It returns when all of it is in packets: what quic-go
+// would keep in a buffer of its own may be more than the peer has granted, and a
+// reset that counts it would end the session with a flow control error.
 func (s *Stream) Write(b []byte) (int, error) {
-	n, err := s.qs.Write(b)
+	n, err := s.qs.WriteWithLimit(b, func(most int) int { return most })
+	if err == nil && n > 0 {
+		s.written.Store(true)
+	}
 	return n, streamError(err)
 }
 
 // CloseWrite ends this side's direction cleanly.
-func (s *Stream) CloseWrite() error { return s.qs.Close() }
+func (s *Stream) CloseWrite() error {
+	s.finished.Store(true)
+	if s.qs.Close() != nil {
+		return streamError(context.Cause(s.qs.Context())) // the peer had stopped reading
+	}
+	return nil
+}
 
-// Reset ends both directions at once, as far as they are still open, and tells
-// the peer why. What was written and not yet delivered is lost, and the peer's
-// reader is told so.
+// Reset ends both directions, as far as they are still open, and tells the peer
+// why. What [Stream.Write] has taken still arrives, and then the reset; unless
+// the peer is of a version without RESET_STREAM_AT, which may lose what is on its
+// way, and its reader is told so. A direction that CloseWrite has ended stays
+// ended cleanly.
 func (s *Stream) Reset(c Code) {
 	s.qs.CancelRead(quic.StreamErrorCode(c))
+	if s.finished.Load() {
+		return
+	}
+	if s.written.Load() {
+		s.qs.SetReliableBoundary()
+	}
 	s.qs.CancelWrite(quic.StreamErrorCode(c))
 }
 
 // StopReading tells the peer that what it still sends is not wanted.
 func (s *Stream) StopReading(c Code) { s.qs.CancelRead(quic.StreamErrorCode(c)) }
 
+// Stopped is closed when nothing more can be written: the peer stopped reading,
+// the session ended, or this side ended its direction.
+func (s *Stream) Stopped() <-chan struct{} { return s.qs.Context().Done() }
+
 // SetDeadline bounds both directions; the zero time lifts it.
 func (s *Stream) SetDeadline(t time.Time) error { return s.qs.SetDeadline(t) }
 
 // Accept answers a stream that the peer opened with "accepted".
 func (s *Stream) Accept() error {
-	_, err := s.qs.Write(appendRecord(nil, byte(CodeAccepted), ""))
-	return streamError(err)
+	_, err := s.Write(appendRecord(nil, byte(CodeAccepted), ""))
+	return err
 }
 
 // Refuse answers a stream that the peer opened with a reason, and ends it.
@@ -100,16 +128,21 @@ type ResetError struct{ Code Code }
 
 func (e *ResetError) Error() string { return "stream reset by peer: " + e.Code.String() }
 
+// ErrReset is what a stream returns that this side has reset.
+var ErrReset = errors.New("stream reset by this side")
+
 // streamError turns quic-go's errors into ours, and leaves io.EOF alone.
 func streamError(err error) error {
 	var reset *quic.StreamError
-	if errors.As(err, &reset) && reset.Remote {
-		return &ResetError{Code(reset.ErrorCode)}
+	switch {
+	case err == nil, err == io.EOF:
+		return err
+	case errors.As(err, &reset) && reset.Remote:
+		return &ResetError{Code(min(reset.ErrorCode, 255))}
+	case errors.As(err, &reset), errors.Is(err, quic.ErrStreamClosed):
+		return ErrReset
 	}
-	if err != nil && err != io.EOF {
-		return sessionError(err)
-	}
-	return err
+	return sessionError(err)
 }
 
 // openRecord is the header as it goes out, or why it cannot.

@@ -340,13 +340,24 @@ type world struct {
 	alice, bob *home
 	listener   *process // bob's
 	echo       string   // a target that bob allows
+	allow      []string // bob's flags
 }
 
-func newWorld(t *testing.T) *world {
+// listen starts bob's listener.
+func (w *world) listen(t *testing.T) {
+	t.Helper()
+	w.listener = w.bob.start(t, append([]string{"listen", "--name", "bob", "--trace", w.trace(w.bob)}, w.allow...)...)
+}
+
+// newWorld makes a world whose bob allows the given entries too.
+func newWorld(t *testing.T, allow ...string) *world {
 	t.Helper()
 	w := &world{deployment: deploy(t), echo: echo(t)}
 	w.alice, w.bob = newHome(t, w.url), newHome(t, w.url)
-	w.listener = w.bob.start(t, "listen", "--name", "bob", "--allow", w.echo, "--allow", nobody, "--trace", w.trace(w.bob))
+	for _, a := range append(allow, w.echo, nobody) {
+		w.allow = append(w.allow, "--allow", a)
+	}
+	w.listen(t)
 	pair(t, w.alice, w.listener, "alice", "bob")
 	return w
 }
