@@ -30,14 +30,23 @@ func (t Type) known() bool {
 
 // Candidate is one transport address at which an agent may be reachable. Its
 // JSON form, {"type":"host","addr":"192.0.2.1:5000"}, is what crosses the sealed
-// channel between two agents.
+// channel between two agents; "tunnel":true may be in it.
 type Candidate struct {
 	Type Type           `json:"type"`
 	Addr netip.AddrPort `json:"addr"`
+
+	// Tunnel says that packets to and from it pass through a tunnel, such as a
+	// VPN, as far as the agent that names it knows. Older agents do not say so.
+	Tunnel bool `json:"tunnel,omitempty"`
 }
 
 // String returns "host 192.0.2.1:5000".
-func (c Candidate) String() string { return fmt.Sprintf("%s %s", c.Type, c.Addr) }
+func (c Candidate) String() string {
+	if c.Tunnel {
+		return fmt.Sprintf("%s %s in a tunnel", c.Type, c.Addr)
+	}
+	return fmt.Sprintf("%s %s", c.Type, c.Addr)
+}
 
 // Validate reports what makes c unusable anywhere: an unknown type, no address,
 // port 0, or a zone, which means nothing on another host. Whether this host

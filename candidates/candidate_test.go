@@ -50,11 +50,11 @@ func TestValidate(t *testing.T) {
 		c    Candidate
 		err  string
 	}{
-		{name: "good", c: Candidate{Relayed, ap("192.0.2.1:5000")}},
-		{name: "type", c: Candidate{"tcp", ap("192.0.2.1:5000")}, err: "unknown"},
+		{name: "good", c: Candidate{Type: Relayed, Addr: ap("192.0.2.1:5000")}},
+		{name: "type", c: Candidate{Type: "tcp", Addr: ap("192.0.2.1:5000")}, err: "unknown"},
 		{name: "no address", c: Candidate{Type: Host}, err: "without an address"},
-		{name: "port", c: Candidate{Host, ap("192.0.2.1:0")}, err: "port 0"},
-		{name: "zone", c: Candidate{Host, ap("[fe80::1%eth0]:5000")}, err: "zone"},
+		{name: "port", c: Candidate{Type: Host, Addr: ap("192.0.2.1:0")}, err: "port 0"},
+		{name: "zone", c: Candidate{Type: Host, Addr: ap("[fe80::1%eth0]:5000")}, err: "zone"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := tt.c.Validate()

@@ -9,6 +9,10 @@
 // until proved otherwise, before one packet goes to any of it; [DecodeList] reads
 // that list from the sealed channel.
 //
+// A candidate may be in a tunnel, such as a VPN's ([Tunnels]): the kernel says
+// what its interfaces are and where its routes lead. Such candidates come last,
+// and the peer is told which they are.
+//
 // A NAT is described in the words of RFC 4787: mapping and filtering, each
 // endpoint-independent, address-dependent or address-and-port-dependent. [Probe]
 // measures both by the tests of RFC 5780. What was not measured stays unknown

@@ -27,6 +27,8 @@ type Env struct {
 	// Servers are the addresses of relays that we were told of by signaling or by
 	// the user. A relayed candidate there may be private.
 	Servers []netip.Addr
+	// Tunnels tells which addresses we would reach through a tunnel.
+	Tunnels Tunnels
 	// NoIPv4 and NoIPv6 say that no socket of ours has that family.
 	NoIPv4, NoIPv6 bool
 	// Loopback admits loopback addresses. It is for tests that run two agents on
@@ -41,9 +43,10 @@ type Refusal struct {
 }
 
 // Filter judges a peer's candidates. Those in direct may be sent to, best
-// first and at most 8; relayed are the peer's relayed candidates, for relayed
+// first, those through tunnels last, and at most 8; relayed are the peer's relayed candidates, for relayed
 // pairs and not for direct attempts, at most 8; refused are the others. Every
-// entry of remote is in exactly one of the three.
+// entry of remote is in exactly one of the three. In direct and relayed, Tunnel
+// says that either side knows of a tunnel on the way.
 //
 // It holds for addresses learned from packets (peer-reflexive) as much as for
 // announced ones. It is pure, so that the same lists get the same answer.
@@ -70,6 +73,7 @@ func Filter(remote []Candidate, env Env) (direct, relayed []Candidate, refused [
 			continue
 		}
 		seen[c.Addr] = true
+		c.Tunnel = c.Tunnel || env.Tunnels.To(c.Addr.Addr()) != ""
 		if c.Type == Relayed {
 			relayed = append(relayed, c)
 		} else {
@@ -136,9 +140,11 @@ func (e Env) judge(c Candidate, sameSite bool) string {
 }
 
 // rank orders candidates for the cap: neighbours, then what STUN servers saw,
-// then the rest.
+// then the rest, then what leads through a tunnel.
 func (e Env) rank(c Candidate) int {
 	switch {
+	case c.Tunnel:
+		return 4
 	case c.Type == Host && e.onLink(c.Addr.Addr()):
 		return 0
 	case c.Type == ServerReflexive:

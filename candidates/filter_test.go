@@ -84,7 +84,7 @@ func TestFilterOne(t *testing.T) {
 		{"tcp", "203.0.113.7:5000", `candidate type "tcp" is unknown`},
 	} {
 		t.Run(fmt.Sprintf("%s %s", tt.t, tt.addr), func(t *testing.T) {
-			direct, relayed, refused := Filter([]Candidate{{tt.t, ap(tt.addr)}}, env)
+			direct, relayed, refused := Filter([]Candidate{{Type: tt.t, Addr: ap(tt.addr)}}, env)
 			if tt.why != "" {
 				if len(refused) != 1 || refused[0].Why != tt.why {
 					t.Fatalf("direct %v, relayed %v, refused %v; want it refused: %s", direct, relayed, refused, tt.why)
@@ -105,16 +105,16 @@ func TestFilterOne(t *testing.T) {
 
 func TestFilterSameSite(t *testing.T) {
 	env := Env{Prefixes: prefixes("10.1.0.0/24"), Mapped: []netip.Addr{netip.MustParseAddr("198.51.100.2")}}
-	private := Candidate{Host, ap("10.2.0.7:5000")}
+	private := Candidate{Type: Host, Addr: ap("10.2.0.7:5000")}
 	for _, tt := range []struct {
 		name string
 		list []Candidate
 		used bool
 	}{
 		{"alone", []Candidate{private}, false},
-		{"behind another NAT", []Candidate{private, {ServerReflexive, ap("203.0.113.9:5000")}}, false},
-		{"behind our NAT", []Candidate{private, {ServerReflexive, ap("198.51.100.2:6000")}}, true},
-		{"relay at our address proves nothing", []Candidate{private, {Relayed, ap("198.51.100.2:6000")}}, false},
+		{"behind another NAT", []Candidate{private, {Type: ServerReflexive, Addr: ap("203.0.113.9:5000")}}, false},
+		{"behind our NAT", []Candidate{private, {Type: ServerReflexive, Addr: ap("198.51.100.2:6000")}}, true},
+		{"relay at our address proves nothing", []Candidate{private, {Type: Relayed, Addr: ap("198.51.100.2:6000")}}, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			direct, _, _ := Filter(tt.list, env)
@@ -124,14 +124,14 @@ func TestFilterSameSite(t *testing.T) {
 		})
 	}
 	env.Loopback = true
-	direct, _, _ := Filter([]Candidate{{Host, ap("127.0.0.1:5000")}, {Host, ap("169.254.169.254:5000")}}, env)
+	direct, _, _ := Filter([]Candidate{{Type: Host, Addr: ap("127.0.0.1:5000")}, {Type: Host, Addr: ap("169.254.169.254:5000")}}, env)
 	if len(direct) != 1 {
 		t.Fatalf("with Loopback: %v", direct)
 	}
 }
 
 func TestFilterFamilies(t *testing.T) {
-	list := []Candidate{{Host, ap("203.0.113.1:5000")}, {Host, ap("[2001:db8::1]:5000")}}
+	list := []Candidate{{Type: Host, Addr: ap("203.0.113.1:5000")}, {Type: Host, Addr: ap("[2001:db8::1]:5000")}}
 	if d, _, r := Filter(list, Env{NoIPv6: true}); len(d) != 1 || !d[0].Addr.Addr().Is4() || r[0].Why != "no IPv6 socket here" {
 		t.Fatalf("without IPv6: %v, refused %v", d, r)
 	}
@@ -145,12 +145,12 @@ func TestFilterFamilies(t *testing.T) {
 func TestFilterCaps(t *testing.T) {
 	var list []Candidate
 	for i := range 18 {
-		list = append(list, Candidate{Host, ap(fmt.Sprintf("203.0.113.%d:5000", i+1))})
+		list = append(list, Candidate{Type: Host, Addr: ap(fmt.Sprintf("203.0.113.%d:5000", i+1))})
 	}
-	srflx := Candidate{ServerReflexive, ap("198.51.100.9:5000")}
+	srflx := Candidate{Type: ServerReflexive, Addr: ap("198.51.100.9:5000")}
 	list = append(list, srflx, srflx) // the 19th, and again
 	for i := range 30 {
-		list = append(list, Candidate{Host, ap(fmt.Sprintf("203.0.113.%d:6000", i+1))})
+		list = append(list, Candidate{Type: Host, Addr: ap(fmt.Sprintf("203.0.113.%d:6000", i+1))})
 	}
 	direct, _, refused := Filter(list, Env{})
 	if len(direct) != maxUsed || direct[0] != srflx {

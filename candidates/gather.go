@@ -46,7 +46,7 @@ func Gather(ctx context.Context, sock *udpsock.Socket, servers []netip.AddrPort,
 	if err != nil {
 		return g.Gathered, err
 	}
-	o := observed{Local: localAddrs(sock, ifaces)}
+	o, tunnels := observed{Local: localAddrs(sock, ifaces)}, tunnelsOf(ifaces)
 	for _, c := range hostCandidates(sock.LocalAddr(), ifaces, defaultSource(sock.Network() == "udp4")) {
 		g.found(c)
 	}
@@ -70,7 +70,7 @@ func Gather(ctx context.Context, sock *udpsock.Socket, servers []netip.AddrPort,
 			if a.err != nil {
 				continue
 			}
-			g.found(Candidate{ServerReflexive, a.mapped})
+			g.found(Candidate{Type: ServerReflexive, Addr: a.mapped, Tunnel: tunnels.To(a.dst.Addr()) != ""})
 			if g.RTT == 0 {
 				g.RTT = a.rtt
 				late = time.After(patience(a.rtt))
@@ -112,7 +112,7 @@ func (g *gatherer) found(c Candidate) {
 		return
 	}
 	g.Candidates = append(g.Candidates, c)
-	g.opt.Trace.Emit(trace.Candidate{Type: string(c.Type), Addr: c.Addr})
+	g.opt.Trace.Emit(trace.Candidate{Type: string(c.Type), Addr: c.Addr, Tunnel: c.Tunnel})
 	if g.opt.Found != nil {
 		g.opt.Found(c)
 	}

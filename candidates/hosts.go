@@ -17,6 +17,7 @@ const maxHosts = 6
 type ifaceAddr struct {
 	Iface  string
 	Prefix netip.Prefix // the address itself, with the subnet's length
+	Tunnel bool         // the interface leads into a tunnel
 }
 
 // interfaceAddrs lists the addresses of the interfaces that are up, loopback and
@@ -26,6 +27,7 @@ func interfaceAddrs() ([]ifaceAddr, error) {
 	if err != nil {
 		return nil, fmt.Errorf("list network interfaces: %w", err)
 	}
+	tunnel := tunnelIfaces()
 	var out []ifaceAddr
 	for _, ifc := range ifaces {
 		if ifc.Flags&net.FlagUp == 0 {
@@ -44,20 +46,21 @@ func interfaceAddrs() ([]ifaceAddr, error) {
 			if ip.IsLoopback() || ip.IsLinkLocalUnicast() || ip.IsMulticast() {
 				continue
 			}
-			out = append(out, ifaceAddr{ifc.Name, netip.PrefixFrom(ip, p.Bits())})
+			out = append(out, ifaceAddr{ifc.Name, netip.PrefixFrom(ip, p.Bits()), tunnel(ifc)})
 		}
 	}
 	return out, nil
 }
 
-// LocalEnv describes this host for [Filter]: the prefixes of its interfaces. The
-// caller adds what it knows of sockets, mappings and relays.
+// LocalEnv describes this host for [Filter]: the prefixes of its interfaces, and
+// which of them are tunnels. The caller adds what it knows of sockets, mappings
+// and relays.
 func LocalEnv() (Env, error) {
 	addrs, err := interfaceAddrs()
 	if err != nil {
 		return Env{}, err
 	}
-	var e Env
+	e := Env{Tunnels: tunnelsOf(addrs)}
 	for _, a := range addrs {
 		e.Prefixes = append(e.Prefixes, a.Prefix.Masked())
 	}
@@ -66,10 +69,12 @@ func LocalEnv() (Env, error) {
 
 // hostCandidates lists the host candidates of a socket bound to local. A socket
 // bound to one address has that one; a wildcard socket has the addresses of its
-// family, the source of the default route first and container bridges last.
+// family: the source of the default route first, container bridges behind the
+// others, tunnels last.
 func hostCandidates(local netip.AddrPort, addrs []ifaceAddr, primary netip.Addr) []Candidate {
 	if !local.Addr().IsUnspecified() {
-		return []Candidate{{Host, local}}
+		on := func(a ifaceAddr) bool { return a.Tunnel && a.Prefix.Addr() == local.Addr() }
+		return []Candidate{{Type: Host, Addr: local, Tunnel: slices.ContainsFunc(addrs, on)}}
 	}
 	addrs = slices.Clone(addrs)
 	slices.SortStableFunc(addrs, func(a, b ifaceAddr) int {
@@ -78,8 +83,9 @@ func hostCandidates(local netip.AddrPort, addrs []ifaceAddr, primary netip.Addr)
 	var out []Candidate
 	for _, a := range addrs {
 		ip := a.Prefix.Addr()
-		c := Candidate{Host, netip.AddrPortFrom(ip, local.Port())}
-		if ip.Is4() != local.Addr().Is4() || slices.Contains(out, c) {
+		c := Candidate{Type: Host, Addr: netip.AddrPortFrom(ip, local.Port()), Tunnel: a.Tunnel}
+		named := func(o Candidate) bool { return o.Addr == c.Addr }
+		if ip.Is4() != local.Addr().Is4() || slices.ContainsFunc(out, named) {
 			continue
 		}
 		if out = append(out, c); len(out) == maxHosts {
@@ -91,6 +97,8 @@ func hostCandidates(local netip.AddrPort, addrs []ifaceAddr, primary netip.Addr)
 
 func hostRank(a ifaceAddr, primary netip.Addr) int {
 	switch {
+	case a.Tunnel:
+		return 3
 	case a.Prefix.Addr() == primary:
 		return 0
 	case virtual(a.Iface):
@@ -107,14 +115,19 @@ func virtual(iface string) bool {
 }
 
 // defaultSource returns the address that packets to the public network leave
-// with, or the zero Addr when there is no route. Connecting a UDP socket makes
-// the kernel choose; nothing is sent.
+// with, or the zero Addr when there is no route.
 func defaultSource(v4 bool) netip.Addr {
-	network, dst := "udp6", "[2001:db8::1]:9"
 	if v4 {
-		network, dst = "udp4", "192.0.2.1:9"
+		return sourceFor(netip.AddrFrom4([4]byte{192, 0, 2, 1}))
 	}
-	c, err := net.Dial(network, dst)
+	return sourceFor(netip.MustParseAddr("2001:db8::1"))
+}
+
+// sourceFor returns the address that packets to dst leave with, or the zero Addr
+// when there is no route. Connecting a UDP socket makes the kernel choose;
+// nothing is sent.
+func sourceFor(dst netip.Addr) netip.Addr {
+	c, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(dst.Unmap(), 9)))
 	if err != nil {
 		return netip.Addr{}
 	}

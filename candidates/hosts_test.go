@@ -7,7 +7,7 @@ import (
 )
 
 func TestHostCandidates(t *testing.T) {
-	on := func(iface, prefix string) ifaceAddr { return ifaceAddr{iface, netip.MustParsePrefix(prefix)} }
+	on := func(iface, prefix string) ifaceAddr { return onIface(iface, prefix, false) }
 	ifaces := []ifaceAddr{
 		on("docker0", "172.17.0.1/16"), on("br-12ab", "172.18.0.1/16"),
 		on("wlan0", "192.168.1.5/24"), on("wlan0", "2001:db8::5/64"), on("eth0", "10.0.0.5/24"),

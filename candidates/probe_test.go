@@ -137,7 +137,7 @@ func TestGather(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(g.Candidates) != 2 || g.Candidates[0] != (Candidate{Host, sock.LocalAddr()}) || g.Candidates[1].Type != ServerReflexive {
+	if len(g.Candidates) != 2 || g.Candidates[0] != (Candidate{Type: Host, Addr: sock.LocalAddr()}) || g.Candidates[1].Type != ServerReflexive {
 		t.Fatalf("candidates %v", g.Candidates)
 	}
 	if !slices.Equal(found, g.Candidates) {

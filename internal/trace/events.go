@@ -38,6 +38,7 @@ type Candidate struct {
 	Remote  bool           `json:"remote"`
 	Type    string         `json:"type"` // host, srflx, prflx, relay
 	Addr    netip.AddrPort `json:"addr"`
+	Tunnel  bool           `json:"tunnel,omitempty"` // reached through a tunnel, on either side
 	Refused string         `json:"refused,omitempty"`
 }
 
@@ -137,6 +138,9 @@ type Path struct {
 	Remote  netip.AddrPort `json:"remote"`
 	Hops    int            `json:"relay_hops"`
 	Stream  bool           `json:"stream,omitempty"` // one of its relays is reached over TCP or TLS
+
+	Tunnel   string `json:"tunnel,omitempty"`    // interface of this host that it leaves by, when that is a tunnel
+	InTunnel bool   `json:"in_tunnel,omitempty"` // through a tunnel, here or at the peer
 }
 
 // PathAdded is a path that an authenticated probe has crossed both ways.
