@@ -49,6 +49,8 @@ type (
 	}
 	becameAlive struct{ path *track }
 	becameDead  struct{ path *track }
+	// becameTunnel tells that a path is in a tunnel now, or is no longer.
+	becameTunnel struct{ path *track }
 )
 
 func (openPath) isAction()      {}
@@ -63,3 +65,4 @@ func (becameUsable) isAction()  {}
 func (becameSuspect) isAction() {}
 func (becameAlive) isAction()   {}
 func (becameDead) isAction()    {}
+func (becameTunnel) isAction()  {}

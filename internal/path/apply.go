@@ -104,6 +104,8 @@ func (c *Conn) apply(now time.Duration, actions []action) (sends []outgoing, rep
 		case becameAlive:
 			c.signalMoved()
 			c.tell(Change{Event: Recovered, Path: c.status(a.path)})
+		case becameTunnel:
+			c.tell(Change{Event: Rerouted, Path: c.status(a.path)})
 		case becameDead:
 			c.tell(Change{Event: Died, Path: c.status(a.path)})
 		}
@@ -189,6 +191,9 @@ func (c *Conn) buildProbe(a sendProbe) (outgoing, bool) {
 	}
 	mark := p.carrier.mark()
 	mark.needed, mark.seq = a.needed, a.seq
+	if t := c.engine.byID(a.id); t != nil {
+		mark.tunnel = t.tunnel != ""
+	}
 	raw, id, err := c.prober.request(mark, a.size)
 	if err != nil {
 		c.cfg.Trace.Emit(trace.Failure{Where: "build a probe", Err: err.Error()})

@@ -119,7 +119,11 @@ func (k *carrier) request(b []byte, src netip.AddrPort) bool {
 		if p := (*k.sources.Load())[src]; p != nil {
 			p.in.Probes.Add(uint64(len(b)))
 		}
-		answer, _ = c.prober.answer(m.Header, k.mark(), src)
+		ours := k.mark()
+		if t := c.engine.find(at); t != nil {
+			ours.tunnel = t.tunnel != ""
+		}
+		answer, _ = c.prober.answer(m.Header, ours, src)
 	})
 	if answer == nil {
 		return true

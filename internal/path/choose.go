@@ -42,6 +42,7 @@ type fact struct {
 	id       int
 	hops     int  // relays crossed: 0 is direct
 	stream   bool // one of these is reached over TCP or TLS
+	tunnel   bool // through a tunnel, on either side
 	rtt      time.Duration
 	state    State
 	trusted  bool          // not in quarantine after having died before
@@ -62,11 +63,11 @@ type choice struct {
 // choose decides where payload goes from what is known now and what was chosen
 // before. The reason is empty when the primary stays.
 //
-// In order: a path that is alive over one that is not, direct over relayed,
-// relays over UDP over one that is reached by TCP or TLS, one relay over two, the
-// shorter round trip. The second and the last of these need to hold for a while
-// before payload moves. A suspect primary stays for as long as it is not dead,
-// doubled by the best other.
+// In order: a path that is alive over one that is not, outside of tunnels over
+// inside of one, direct over relayed, relays over UDP over one that is reached by
+// TCP or TLS, one relay over two, the shorter round trip. A move that crosses no
+// fewer relays has to be for the better for a while before payload makes it. A
+// suspect primary stays for as long as it is not dead, doubled by the best other.
 func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choice, why string) {
 	var current, best, other *fact // other: the best that is not current
 	for i := range facts {
@@ -180,15 +181,26 @@ func better(a, b *fact) bool {
 // number of relays over UDP. Another relay costs a part of a round trip, and it
 // is known how much. A stream costs nothing until a packet is lost; then all
 // that follow wait for it, and QUIC's own recovery works against TCP's.
-const behindStream = 4
+//
+// behindRelays is that of a path in a tunnel: worse than any relay. A relay is
+// known for what it is; what carries a tunnel is not known, and may be another
+// relay, or this very link.
+const (
+	behindStream = 4
+	behindRelays = 8
+)
 
 // class orders paths by what is on their way, the best first. Between paths of
 // one class the round trip decides.
 func (f *fact) class() int {
+	class := f.hops
 	if f.stream {
-		return behindStream + f.hops
+		class += behindStream
 	}
-	return f.hops
+	if f.tunnel {
+		class += behindRelays
+	}
+	return class
 }
 
 // whyBetter says why payload moves to f.
@@ -196,6 +208,8 @@ func whyBetter(f, current *fact) string {
 	switch {
 	case f.hops == 0 && current.hops > 0:
 		return "direct path"
+	case current.tunnel && !f.tunnel:
+		return "not in a tunnel"
 	case current.stream && !f.stream:
 		return "relay over UDP"
 	case f.hops < current.hops:

@@ -15,6 +15,8 @@ func TestChoose(t *testing.T) {
 	wary := func(f fact) fact { f.trusted = false; return f }
 	answered := func(f fact, at time.Duration) fact { f.answered = at; return f }
 	stream := func(f fact) fact { f.stream = true; return f }
+	tunnelled := func(f fact) fact { f.tunnel = true; return f }
+	tunnel := tunnelled(alive(7, 0, 4*ms))
 	relay, twoRelays, direct := alive(1, 1, 20*ms), alive(2, 2, 10*ms), alive(3, 0, 100*ms)
 	overTCP, twoOverTCP := stream(alive(4, 1, 5*ms)), stream(alive(5, 2, 5*ms))
 
@@ -75,6 +77,21 @@ func TestChoose(t *testing.T) {
 		{name: "another challenger", facts: []fact{alive(1, 0, 50*ms), alive(2, 0, 30*ms), alive(4, 0, 20*ms)}, now: 4000 * ms, cur: choice{primary: 1, challenger: 2, since: 1000 * ms}, want: choice{primary: 1, challenger: 4, since: 4000 * ms}},
 		{name: "a fifth of little is not enough", facts: []fact{alive(1, 0, 6*ms), alive(2, 0, 2*ms)}, cur: choice{primary: 1}, want: choice{primary: 1}},
 		{name: "5 ms of much are not enough", facts: []fact{alive(1, 0, 100*ms), alive(2, 0, 90*ms)}, cur: choice{primary: 1}, want: choice{primary: 1}},
+
+		{name: "a relay over a tunnel, whatever the round trip", facts: []fact{relay, tunnel}, cur: choice{primary: 1}, want: choice{primary: 1}},
+		{name: "two relays over a tunnel, at first", facts: []fact{tunnel, twoRelays}, now: 1000 * ms, cur: choice{primary: 7}, want: choice{primary: 7, challenger: 2, since: 1000 * ms}},
+		{name: "two relays over a tunnel, long enough", facts: []fact{tunnel, twoRelays}, now: 4000 * ms, cur: choice{primary: 7, challenger: 2, since: 1000 * ms}, want: choice{primary: 2}, why: "not in a tunnel"},
+		{name: "direct over a tunnel, at first", facts: []fact{tunnel, relay, direct}, now: 1000 * ms, cur: choice{primary: 7}, want: choice{primary: 7, challenger: 3, since: 1000 * ms}},
+		{name: "direct over a tunnel, long enough", facts: []fact{tunnel, relay, direct}, now: 4000 * ms, cur: choice{primary: 7, challenger: 3, since: 1000 * ms}, want: choice{primary: 3}, why: "not in a tunnel"},
+		{name: "direct over a relay in a tunnel, at once", facts: []fact{tunnelled(relay), direct}, cur: choice{primary: 1}, want: choice{primary: 3}, why: "direct path"},
+		{name: "TCP to a relay over a tunnel", facts: []fact{tunnel, twoOverTCP}, want: choice{primary: 5}, why: "first path"},
+		{name: "not before its quarantine is over", facts: []fact{tunnel, wary(direct)}, cur: choice{primary: 7}, want: choice{primary: 7}},
+		{name: "not back into the tunnel", facts: []fact{tunnel, direct}, cur: choice{primary: 3}, want: choice{primary: 3}},
+		{name: "a tunnel before nothing", facts: []fact{tunnel, in(relay, Dead)}, want: choice{primary: 7}, why: "first path"},
+		{name: "a tunnel when the relay has died", facts: []fact{tunnel, in(relay, Dead)}, cur: choice{primary: 1}, want: choice{primary: 7}, why: "path dead"},
+		{name: "all in a tunnel: direct over relay", facts: []fact{tunnel, tunnelled(relay)}, cur: choice{primary: 1}, want: choice{primary: 7}, why: "direct path"},
+		{name: "all in a tunnel: one relay over two", facts: []fact{tunnelled(relay), tunnelled(twoRelays)}, cur: choice{primary: 2}, want: choice{primary: 1}, why: "fewer relays"},
+		{name: "a tunnel when direct is required", pol: policy{requireDirect: true}, facts: []fact{tunnel, relay}, want: choice{primary: 7}, why: "first path"},
 
 		{name: "require direct", pol: policy{requireDirect: true}, facts: []fact{relay}},
 		{name: "require direct, lost", pol: policy{requireDirect: true}, facts: []fact{in(direct, Suspect), relay}, cur: choice{primary: 3}, want: choice{primary: 3}},

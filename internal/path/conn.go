@@ -49,6 +49,11 @@ type Transporting interface {
 	Transport() string
 }
 
+// A Relaying carrier sends everything to one server.
+type Relaying interface {
+	Server() netip.AddrPort
+}
+
 // A Kind tells what something is reached through.
 type Kind string
 
@@ -76,6 +81,12 @@ type Config struct {
 
 	// RelayOnly never sends or takes payload over anything else.
 	RelayOnly bool
+
+	// Tunnel returns the name of the tunnel interface of this host by which
+	// packets to dst leave now, "" where they leave by none. It is called with
+	// the Conn's lock held, for each path when it is new and then every 2 seconds
+	// or so. Nil is a host without tunnels.
+	Tunnel func(dst netip.Addr) string
 
 	// MaxDatagram is the longest datagram that will be written; 0 is
 	// DefaultMaxDatagram.
@@ -188,6 +199,7 @@ func New(cfg Config) (*Conn, error) {
 		paths:    make(map[int]*path),
 		moved:    make(chan struct{}),
 	}
+	c.engine.tunnelOf = c.tunnelOf
 	c.in.init(c)
 	c.out.init()
 	c.wg.Go(c.keepTime)
@@ -366,6 +378,19 @@ func (c *Conn) keepTime() {
 		case <-timer.C:
 		}
 	}
+}
+
+// tunnelOf looks up by which tunnel interface the packets of a path leave. It is
+// called with mu held.
+func (c *Conn) tunnelOf(k key) string {
+	cr := c.carrierByID(k.carrier)
+	if cr == nil || c.cfg.Tunnel == nil {
+		return ""
+	}
+	if r, ok := cr.Carrier.(Relaying); ok {
+		return c.cfg.Tunnel(r.Server().Addr())
+	}
+	return c.cfg.Tunnel(k.remote.Addr())
 }
 
 // observe tells the engine what the data path saw.

@@ -31,7 +31,8 @@
 //
 //	 0  1  flags: bit 0 says that the sender's end is a relay allocation, bit 3
 //	       that it reaches that relay over TCP or TLS, bit 1 (in requests) that the
-//	       sender needs the path: it is new, warm or active
+//	       sender needs the path: it is new, warm or active, bit 2 that what the
+//	       sender sends over it leaves through a tunnel
 //	 1  3  zero, ignored
 //	 4  8  epoch: random, one per Conn
 //	12  8  sequence number of the request within the epoch
@@ -47,6 +48,16 @@
 // needs it; the path is probed back, and usable once that is answered. Payload
 // is taken from a source for 30 seconds after an authenticated request or answer
 // from it, and sent to it for 30 seconds after an answer (RFC 7675).
+//
+// # Tunnels
+//
+// A path is in a tunnel when the packets of either side leave through a tunnel
+// interface of its host, such as a VPN's. Each side looks at its own routes, when
+// a path is new and every two seconds, and tells the other with its probes. Such
+// a path comes behind every other, relayed ones included: what carries a tunnel
+// is not known, and it may be slow, another relay, or this very link. Where all
+// paths are in tunnels, because everything of a host goes through one, direct
+// comes before relayed as ever.
 //
 // # When probes are sent
 //

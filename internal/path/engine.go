@@ -20,6 +20,8 @@ const (
 	maxWary    = 30 * time.Second // longest quarantine
 	lateAnswer = 10 * time.Second // an answer later than this is not known any more
 	consentFor = 30 * time.Second // payload is sent after an answer (RFC 7675 section 5.1)
+
+	routesEvery = 2 * time.Second // it is looked up which paths leave through a tunnel
 )
 
 // ErrNotPermitted is the answer to a path that RequireDirect or RelayOnly
@@ -47,6 +49,11 @@ type engine struct {
 	max    int                               // largest datagram
 	jitter func(time.Duration) time.Duration // random, from 0 to below what is given
 
+	// tunnelOf looks up by which tunnel interface of this host the packets of a
+	// path leave now; "" is none.
+	tunnelOf func(key) string
+	routesAt time.Duration // when that was last done
+
 	carriers map[int]reach // by id
 	relays   map[netip.AddrPort]bool
 	paths    []*track // by id, ascending
@@ -66,6 +73,7 @@ func newEngine(p policy, maxDatagram int, jitter func(time.Duration) time.Durati
 		policy:     p,
 		max:        maxDatagram,
 		jitter:     jitter,
+		tunnelOf:   func(key) string { return "" },
 		carriers:   make(map[int]reach),
 		relays:     make(map[netip.AddrPort]bool),
 		replayedAt: -replayEvery,
@@ -142,6 +150,7 @@ func (e *engine) try(now time.Duration, k key, remoteRelayed bool) error {
 func (e *engine) open(now time.Duration, p *track) {
 	e.lastID++
 	p.id, p.state, p.since, p.tryUntil, p.neededAt = e.lastID, Probing, now, now+tryFor, now
+	p.tunnel = e.tunnelOf(p.key)
 	p.size.max = e.max
 	p.probeSoon(now)
 	e.paths = append(e.paths, p)
@@ -227,6 +236,7 @@ func (e *engine) heardFrom(now time.Duration, p *track, said probeMark) {
 		p.remoteRelayed = true
 	}
 	p.remoteStream = said.relay && said.stream
+	e.inTunnel(p, p.tunnel, said.tunnel)
 	if e.policy.permits(p.hops()) {
 		e.do(trust{p.id, now + trustFor})
 	}
@@ -276,6 +286,27 @@ func (e *engine) noteSize(p *track, before int) {
 	}
 }
 
+// lookUpRoutes learns which paths leave through a tunnel now: routes change
+// under a path.
+func (e *engine) lookUpRoutes(now time.Duration) {
+	if now-e.routesAt < routesEvery {
+		return
+	}
+	e.routesAt = now
+	for _, p := range e.paths {
+		e.inTunnel(p, e.tunnelOf(p.key), p.peerTunnel)
+	}
+}
+
+// inTunnel notes what either side knows of a tunnel under a path.
+func (e *engine) inTunnel(p *track, ours string, peers bool) {
+	was := p.inTunnel()
+	p.tunnel, p.peerTunnel = ours, peers
+	if p.state != Probing && p.inTunnel() != was {
+		e.do(becameTunnel{p})
+	}
+}
+
 // carried tells what the data path saw of p since the last call: when payload
 // last came in, and whether any went out.
 func (e *engine) carried(id int, heardAt time.Duration, sent bool) {
@@ -288,6 +319,7 @@ func (e *engine) carried(id int, heardAt time.Duration, sent bool) {
 // nudge probes every path now, as if it were new: the network has changed, or
 // the machine has slept.
 func (e *engine) nudge(now time.Duration) {
+	e.routesAt = now - routesEvery
 	for _, p := range e.paths {
 		p.probeSoon(now)
 	}

@@ -17,10 +17,9 @@ const attrProbe stunmsg.AttrType = 0xC0FE
 const (
 	flagRelay  = 1 << iota // the sender's end is a relay allocation
 	flagNeeded             // the sender would rather not do without the path; in requests
+	flagTunnel             // what the sender sends over the path leaves through a tunnel
+	flagStream             // the sender reaches its relay over TCP or TLS
 )
-
-// flagStream says that the sender reaches its relay over TCP or TLS.
-const flagStream = 1 << 3
 
 // A prober builds and checks the messages of one side.
 type prober struct {
@@ -62,6 +61,7 @@ func (p *prober) answer(to stunmsg.Header, mark probeMark, src netip.AddrPort) (
 type probeMark struct {
 	relay      bool
 	stream     bool
+	tunnel     bool
 	needed     bool // requests only, as are the following
 	epoch, seq uint64
 }
@@ -76,6 +76,9 @@ func (m probeMark) flags() []byte {
 	}
 	if m.stream {
 		v[0] |= flagStream
+	}
+	if m.tunnel {
+		v[0] |= flagTunnel
 	}
 	return v
 }
@@ -96,7 +99,10 @@ func (p *prober) verify(m *stunmsg.Message) (probeMark, error) {
 	if len(v) < want {
 		return probeMark{}, fmt.Errorf("probe attribute of %d bytes", len(v))
 	}
-	mark := probeMark{relay: v[0]&flagRelay != 0, needed: v[0]&flagNeeded != 0, stream: v[0]&flagStream != 0}
+	mark := probeMark{
+		relay: v[0]&flagRelay != 0, stream: v[0]&flagStream != 0, tunnel: v[0]&flagTunnel != 0,
+		needed: v[0]&flagNeeded != 0,
+	}
 	if want == 20 {
 		mark.epoch, mark.seq = binary.BigEndian.Uint64(v[4:]), binary.BigEndian.Uint64(v[12:])
 	}

@@ -31,7 +31,7 @@ func TestProbe(t *testing.T) {
 		}
 	}
 
-	raw, id, err := a.request(probeMark{relay: true, needed: true, seq: 5}, 0)
+	raw, id, err := a.request(probeMark{relay: true, tunnel: true, needed: true, seq: 5}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,7 +39,7 @@ func TestProbe(t *testing.T) {
 	if m.TransactionID != id {
 		t.Error("the transaction id is not the message's")
 	}
-	if mark, err := b.verify(m); err != nil || mark != (probeMark{relay: true, needed: true, epoch: 77, seq: 5}) {
+	if mark, err := b.verify(m); err != nil || mark != (probeMark{relay: true, tunnel: true, needed: true, epoch: 77, seq: 5}) {
 		t.Errorf("mark %+v, %v", mark, err)
 	}
 	if _, err := a.verify(m); err == nil {
@@ -51,12 +51,12 @@ func TestProbe(t *testing.T) {
 	}
 
 	src := netip.MustParseAddrPort("[2001:db8::1]:7")
-	raw, err = b.answer(m.Header, probeMark{relay: true, stream: true, needed: true}, src)
+	raw, err = b.answer(m.Header, probeMark{relay: true, stream: true, tunnel: true, needed: true}, src)
 	if err != nil {
 		t.Fatal(err)
 	}
 	answer := decode(t, raw)
-	if mark, err := a.verify(answer); err != nil || mark != (probeMark{relay: true, stream: true}) {
+	if mark, err := a.verify(answer); err != nil || mark != (probeMark{relay: true, stream: true, tunnel: true}) {
 		t.Errorf("answer's mark %+v, %v", mark, err)
 	}
 	if got, _ := answer.XORMapped(); got != src || answer.TransactionID != id {

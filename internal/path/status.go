@@ -48,7 +48,9 @@ type Status struct {
 	Duplicate bool           `json:"duplicate"` // and here, while the active one is suspect
 	Warm      bool           `json:"warm"`      // probed every second: in use, or ready to take over
 	RTT       time.Duration  `json:"rtt_ns"`
-	Size      int            `json:"size"` // largest datagram proved
+	Size      int            `json:"size"`             // largest datagram proved
+	Tunnel    string         `json:"tunnel,omitempty"` // interface of this host, a tunnel, that its packets leave by
+	InTunnel  bool           `json:"in_tunnel"`        // it goes through a tunnel, here or at the peer
 	Silent    time.Duration  `json:"silent_ns"`
 	GSO       *bool          `json:"gso"` // sends of many datagrams are cut by the kernel
 	GRO       *bool          `json:"gro"` // what arrives together is read together
@@ -67,6 +69,7 @@ const (
 	Died          Event = "died"      // it was silent for too long
 	Closed        Event = "closed"    // it is taken out of use
 	Moved         Event = "moved"     // payload goes elsewhere now
+	Rerouted      Event = "rerouted"  // it goes through a tunnel now, or no longer does
 	CarrierFailed Event = "carrier-failed"
 )
 
@@ -166,6 +169,8 @@ func (c *Conn) status(t *track) Status {
 		Warm:      t.care >= warm,
 		RTT:       t.rtt,
 		Size:      t.size.proven,
+		Tunnel:    t.tunnel,
+		InTunnel:  t.inTunnel(),
 		Silent:    now - max(t.answeredAt, t.heardAt),
 	}
 	if s.Hops > 0 {
@@ -185,7 +190,10 @@ func (c *Conn) status(t *track) Status {
 func (c *Conn) tracePath(t *track) trace.Path { return tracePath(c.status(t)) }
 
 func tracePath(s Status) trace.Path {
-	return trace.Path{ID: s.ID, Kind: string(s.Kind), Carrier: s.Carrier, Local: s.Local, Remote: s.Remote, Hops: s.Hops, Stream: s.Stream}
+	return trace.Path{
+		ID: s.ID, Kind: string(s.Kind), Carrier: s.Carrier, Local: s.Local, Remote: s.Remote, Hops: s.Hops, Stream: s.Stream,
+		Tunnel: s.Tunnel, InTunnel: s.InTunnel,
+	}
 }
 
 func ms(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -29,10 +29,12 @@ var fastRetries = [...]time.Duration{
 type track struct {
 	id            int
 	key           key
-	local         reach // our end
-	remoteRelayed bool  // the peer's end is a relay allocation
-	remoteStream  bool  // which it reaches over TCP or TLS, it says
-	fromPeer      bool  // the peer's probe made it known
+	local         reach  // our end
+	remoteRelayed bool   // the peer's end is a relay allocation
+	remoteStream  bool   // which it reaches over TCP or TLS, it says
+	fromPeer      bool   // the peer's probe made it known
+	tunnel        string // tunnel interface of ours that its packets leave by; "" is none
+	peerTunnel    bool   // the peer's leave through a tunnel, it says
 
 	state    State
 	since    time.Duration // in this state
@@ -84,11 +86,15 @@ func (p *track) hops() (n int) {
 // stream reports that TCP or TLS is on the way, to a relay of either side.
 func (p *track) stream() bool { return p.local.stream || p.remoteStream }
 
+// inTunnel reports that the packets of either side leave through a tunnel.
+func (p *track) inTunnel() bool { return p.tunnel != "" || p.peerTunnel }
+
 func (p *track) fact(now time.Duration) fact {
 	return fact{
 		id:       p.id,
 		hops:     p.hops(),
 		stream:   p.stream(),
+		tunnel:   p.inTunnel(),
 		rtt:      p.rtt,
 		state:    p.state,
 		trusted:  now >= p.waryUntil,

@@ -9,6 +9,7 @@ import (
 // tick does what is due. What is in use is chosen before probes are sent, for
 // it decides how many.
 func (e *engine) tick(now time.Duration) {
+	e.lookUpRoutes(now)
 	unneeded := surplus(e.facts(now), now)
 	e.closeWhere(now, func(p *track) (string, bool) {
 		switch {
