@@ -16,6 +16,9 @@ type pong struct {
 	Remote string  `json:"remote"`
 	RTT    float64 `json:"rtt_ms"`
 	After  int64   `json:"after_ms"` // since the start
+
+	Tunnel   string `json:"tunnel,omitempty"`    // interface of this machine that it leaves by, when that is a tunnel
+	InTunnel bool   `json:"in_tunnel,omitempty"` // through a tunnel, here or at the peer
 }
 
 func pingCommand() *cobra.Command {
@@ -24,7 +27,8 @@ func pingCommand() *cobra.Command {
 		Use:   "ping PEER",
 		Short: "Tell which path leads to a peer, until it is direct",
 		Long: `Link with a peer and print the path and its round-trip time each second, until the
-path is direct (exit code 0) or --timeout (30s) is over (exit code 3).`,
+path is direct (exit code 0) or --timeout (30s) is over (exit code 3; 0 when the
+path is direct, but inside a VPN's tunnel).`,
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: first(peerNames),
 	}
@@ -46,7 +50,7 @@ path is direct (exit code 0) or --timeout (30s) is over (exit code 3).`,
 				out.write(p)
 				return
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is %s: %s <-> %s, rtt %s\n", args[0], p.Path, p.Local, p.Remote, millis(p.RTT))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is %s: %s <-> %s%s, rtt %s\n", args[0], p.Path, p.Local, p.Remote, tunnelText(p.Tunnel, p.InTunnel), millis(p.RTT))
 		}
 		timeout := c.timeout
 		if timeout == 0 {
@@ -73,13 +77,14 @@ func pingUntilDirect(ctx context.Context, conn *agent.Connector, timeout time.Du
 			if !l.Session || l.Path == nil {
 				continue
 			}
-			p := pong{Path: string(l.Path.Kind), Local: l.Path.Local.String(), Remote: l.Path.Remote.String(), RTT: float64(l.Path.RTT.Microseconds()) / 1000}
+			p := pong{Path: string(l.Path.Kind), Local: l.Path.Local.String(), Remote: l.Path.Remote.String(), RTT: float64(l.Path.RTT.Microseconds()) / 1000,
+				Tunnel: l.Path.Tunnel, InTunnel: l.Path.InTunnel}
 			verdict = l.Verdict.Text
 			if p.Path != last.Path || p.Remote != last.Remote {
 				print(p)
 			}
 			last = p
-			if p.Path == "direct" {
+			if p.Path == "direct" && (!p.InTunnel || late) {
 				return nil
 			}
 		}

@@ -73,7 +73,8 @@ func pathStatus(p path.Status) string {
 	if p.Stream {
 		state = "TCP to the relay, " + state
 	}
-	return fmt.Sprintf("%s %-7s %s <-> %s  %s for %s, rtt %s, %d-byte datagrams%s, %d bytes in, %d out", mark, p.Kind, p.Local, p.Remote,
+	return fmt.Sprintf("%s %-7s %s <-> %s%s  %s for %s, rtt %s, %d-byte datagrams%s, %d bytes in, %d out",
+		mark, p.Kind, p.Local, p.Remote, tunnelText(p.Tunnel, p.InTunnel),
 		state, time.Since(p.Since).Round(time.Second), p.RTT.Round(10*time.Microsecond), p.Size, batching(p.GSO, p.GRO), p.In.Payload, p.Out.Payload)
 }
 

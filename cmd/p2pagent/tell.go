@@ -203,7 +203,7 @@ func pathChange(peer string, e trace.PathChanged) (text, tone string) {
 		return peer + ": no path" + because(e.Why), red
 	}
 	text = fmt.Sprintf("%s: %s, rtt %s%s", peer, pathText(*e.To), millis(e.RTT), because(e.Why))
-	if e.To.Kind == "direct" {
+	if e.To.Kind == "direct" && !e.To.InTunnel {
 		return text, green
 	}
 	return text, yellow
@@ -239,7 +239,7 @@ func list[T fmt.Stringer](items []T) string {
 
 func pathText(p trace.Path) string {
 	if p.Kind == "direct" {
-		return fmt.Sprintf("direct path %s <-> %s", p.Local, p.Remote)
+		return fmt.Sprintf("direct path %s <-> %s", p.Local, p.Remote) + tunnelText(p.Tunnel, p.InTunnel)
 	}
 	hops := "one relay"
 	if p.Hops > 1 {
@@ -248,7 +248,19 @@ func pathText(p trace.Path) string {
 	if p.Stream {
 		hops += " (TCP)" // or TLS, which is the same to a packet
 	}
-	return fmt.Sprintf("relayed path %s <-> %s over %s", p.Local, p.Remote, hops)
+	return fmt.Sprintf("relayed path %s <-> %s over %s", p.Local, p.Remote, hops) + tunnelText(p.Tunnel, p.InTunnel)
+}
+
+// tunnelText says which tunnel a path is inside of, if it is: one of this machine
+// has a name here.
+func tunnelText(name string, inside bool) string {
+	switch {
+	case name != "":
+		return " inside the tunnel " + name
+	case inside:
+		return " inside a tunnel of the peer's"
+	}
+	return ""
 }
 
 // detail is what -v adds: every other event, as its fields.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	mrand "math/rand/v2"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -27,6 +28,7 @@ type attempt struct {
 	more         chan candidates.Candidate
 	known        map[netip.AddrPort]bool // candidates that were handed over
 	start        *attemptMessage         // our part of it, once sent
+	tunnels      bool                    // candidates in tunnels are tried too
 	running      bool
 	giveUp       *time.Timer        // for the peer's answer
 	cancel       context.CancelFunc // while running
@@ -50,19 +52,52 @@ type attempts struct {
 	plan    punch.Plan
 	settle  time.Time // a pair was selected; by then it must be a path
 	started time.Time // the last one
+
+	selected netip.AddrPort // the peer's address of the last pair that was selected
 }
 
-// wantsDirect reports whether a direct path should be looked for now.
+// wantsDirect reports whether a direct path should be looked for now: while
+// there is none, or only one in a tunnel beside which a plain one is possible.
 func (l *link) wantsDirect() bool {
 	if l.relayOnly() || l.peerRelayOnly || l.remote.generation == 0 {
 		return false
 	}
+	plain, tunnelled := l.directAlive()
+	return !plain && (!tunnelled || l.plainPossible())
+}
+
+// directAlive tells whether direct paths work, outside of tunnels and inside.
+func (l *link) directAlive() (plain, tunnelled bool) {
 	for _, p := range l.conn.Status() {
 		if p.Kind == path.Direct && p.State == path.Alive {
-			return false
+			plain, tunnelled = plain || !p.InTunnel, tunnelled || p.InTunnel
 		}
 	}
-	return true
+	return plain, tunnelled
+}
+
+// plainPossible reports whether any candidate of the peer's is reached outside
+// of tunnels: none is when this machine, or the peer, sends everything through a
+// VPN.
+func (l *link) plainPossible() bool {
+	direct, _, _ := candidates.Filter(l.remote.list, l.filterEnv())
+	return len(outsideTunnels(direct)) > 0
+}
+
+func outsideTunnels(list []candidates.Candidate) []candidates.Candidate {
+	return slices.DeleteFunc(slices.Clone(list), func(c candidates.Candidate) bool { return c.Tunnel })
+}
+
+// triesTunnels decides whether an attempt tries candidates in tunnels too. They
+// answer sooner than what has to be punched, so that ICE would take them; they
+// come when the others have failed, or when there are no others.
+func triesTunnels(plainPossible, tunnelled bool, failures int) bool {
+	return !plainPossible || failures > 0 && !tunnelled
+}
+
+func (l *link) triesTunnels() bool {
+	_, tunnelled := l.directAlive()
+	return triesTunnels(l.plainPossible(), tunnelled, l.attempts.history.Failures)
 }
 
 // schedule decides when the next attempt is due. Only the connector starts
@@ -98,12 +133,19 @@ func (l *link) schedule(event string) {
 func (l *link) settled() {
 	a := &l.attempts
 	a.settle = time.Time{}
-	if l.wantsDirect() {
+	if !l.proved(a.selected) && l.wantsDirect() {
 		a.history.Failures++
 		a.lastErr = errors.New("a pair was selected, but no probe crossed it")
 		l.reviewVerdict()
 	}
 	l.schedule("")
+}
+
+// proved reports whether a direct path to an address of the peer's works.
+func (l *link) proved(remote netip.AddrPort) bool {
+	return slices.ContainsFunc(l.conn.Status(), func(p path.Status) bool {
+		return p.Kind == path.Direct && p.State == path.Alive && p.Remote == remote
+	})
 }
 
 // attemptDue starts the attempt that was scheduled.
@@ -133,7 +175,11 @@ func (l *link) attemptDue(now time.Time) {
 		if a.current != at {
 			return
 		}
-		at.start = &attemptMessage{ID: at.id, ICE: at.ours, Trigger: plan.Trigger, FreshPort: plan.FreshPort, Candidates: l.localCandidates()}
+		at.tunnels = l.triesTunnels()
+		at.start = &attemptMessage{
+			ID: at.id, ICE: at.ours, Trigger: plan.Trigger, FreshPort: plan.FreshPort,
+			Tunnels: at.tunnels, Candidates: l.candidatesFor(at),
+		}
 		l.post.send(&message{Attempt: at.start})
 	})
 }
@@ -187,9 +233,18 @@ func (l *link) joinAttempt(m *attemptMessage) {
 		if a.current != at {
 			return
 		}
-		l.post.send(&message{Attempt: &attemptMessage{ID: at.id, Reply: true, ICE: at.ours, Candidates: l.localCandidates()}})
+		at.tunnels = m.Tunnels || l.triesTunnels() // older peers do not say it
+		l.post.send(&message{Attempt: &attemptMessage{ID: at.id, Reply: true, ICE: at.ours, Tunnels: at.tunnels, Candidates: l.candidatesFor(at)}})
 		l.runAttempt(at, m)
 	})
+}
+
+// candidatesFor is what the peer may know for an attempt.
+func (l *link) candidatesFor(at *attempt) []candidates.Candidate {
+	if at.tunnels {
+		return l.localCandidates()
+	}
+	return outsideTunnels(l.localCandidates())
 }
 
 // endQuietly stops an attempt that the peer has replaced.
@@ -209,6 +264,9 @@ func (l *link) runAttempt(at *attempt, m *attemptMessage) {
 	}
 	env := l.filterEnv()
 	direct := l.judgeCandidates(m.Candidates)
+	if !at.tunnels {
+		direct = outsideTunnels(direct)
+	}
 	at.running = true
 	for _, c := range direct {
 		at.known[c.Addr] = true
@@ -220,7 +278,7 @@ func (l *link) runAttempt(at *attempt, m *attemptMessage) {
 		Candidates: direct, More: at.more,
 		Allow: func(a netip.AddrPort) bool {
 			ok, _, _ := candidates.Filter([]candidates.Candidate{{Type: candidates.ServerReflexive, Addr: a}}, env)
-			return len(ok) == 1
+			return len(ok) == 1 && (at.tunnels || !ok[0].Tunnel)
 		},
 		OpenerTTL:  punch.OpenerTTL(nat, 0),
 		Opened:     l.tell(func(r *attemptRef) *message { return &message{Opened: r} }, at),
@@ -267,7 +325,7 @@ func (l *link) attemptEnded(at *attempt, res punch.Result, err error) {
 	a.lastErr = err
 	if err == nil {
 		a.history.Failures, a.history.Trap = 0, false
-		a.settle = time.Now().Add(attemptGrace)
+		a.settle, a.selected = time.Now().Add(attemptGrace), res.Remote
 		for _, s := range l.sockets {
 			if s.mux == res.Mux {
 				l.try(s.Socket, res.Remote, path.Direct)
@@ -330,7 +388,7 @@ func (l *link) trickle(direct []candidates.Candidate) {
 		return
 	}
 	for _, c := range direct {
-		if at.known[c.Addr] {
+		if at.known[c.Addr] || c.Tunnel && !at.tunnels {
 			continue
 		}
 		at.known[c.Addr] = true

@@ -24,13 +24,15 @@
 //	                 connector's run, and which earlier runs are over
 //	answer      l→c  whether it is a new link or the old one goes on; the
 //	                 listener's run
-//	candidates  both host and server-reflexive candidates, and what is known of
-//	                 the NAT; a later generation replaces an earlier one
+//	candidates  both host and server-reflexive candidates, which of them are in
+//	                 tunnels (older peers do not say), and what is known of the
+//	                 NAT; a later generation replaces an earlier one
 //	relay       both a relayed address at which the sender can be reached, sent
 //	                 only after it has permitted the announced addresses of the
 //	                 receiver
 //	attempt     both c→l starts an attempt for a direct path, l→c joins it: the
-//	                 attempt's ICE credentials and the sender's candidates
+//	                 attempt's ICE credentials, the sender's candidates, and
+//	                 whether those in tunnels are tried too
 //	opened      both the openers of the attempt are out
 //	selected    both a pair is selected in the attempt
 //	failed      both the attempt ended without a pair, and what was counted

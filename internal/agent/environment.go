@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/p2pagent/p2pagent/candidates"
@@ -22,6 +24,8 @@ type environment struct {
 	run    identity.RunID // of this process
 	client *signaling.Client
 	paired chan struct{} // gets a value when this process stored a new peer
+
+	tunnels atomic.Pointer[candidates.Tunnels] // as watchNetwork saw them last; nil: not yet
 
 	mu      sync.Mutex
 	links   []*link
@@ -211,7 +215,11 @@ func (e *environment) watchNetwork(ctx context.Context) error {
 		} else {
 			unseen.Worked()
 		}
-		if changed, slept := w.look(time.Now(), addrs, err); changed || slept {
+		changed, slept := w.look(time.Now(), addrs, err)
+		if changed || e.tunnels.Load() == nil {
+			e.lookAtTunnels() // before the links act on it
+		}
+		if changed || slept {
 			why := "this machine's addresses changed"
 			if !changed {
 				why = "this machine slept"
@@ -227,6 +235,25 @@ func (e *environment) watchNetwork(ctx context.Context) error {
 		case <-ticker.C:
 		}
 	}
+}
+
+// lookAtTunnels lists this machine's tunnels anew. An error leaves what was known.
+func (e *environment) lookAtTunnels() candidates.Tunnels {
+	t, err := candidates.LocalTunnels()
+	if err == nil {
+		e.tunnels.Store(&t)
+	}
+	return t
+}
+
+// tunnelTo returns the name of this machine's tunnel interface by which packets
+// to dst leave now, or "". It looks up a route, and nothing else that could take
+// its time.
+func (e *environment) tunnelTo(dst netip.Addr) string {
+	if t := e.tunnels.Load(); t != nil {
+		return t.To(dst)
+	}
+	return e.lookAtTunnels().To(dst)
 }
 
 // A networkWatch compares one look at this machine's network with the last one.

@@ -106,7 +106,7 @@ func newLink(ctx context.Context, env *environment, role identity.Role, peer ide
 	l.ctx, l.stop = context.WithCancelCause(ctx)
 	conn, err := path.New(path.Config{
 		Key: l.key, ID: l.id.String(), Initiator: role == connector,
-		RequireDirect: l.requireDirect(), RelayOnly: l.relayOnly(), Trace: rec,
+		RequireDirect: l.requireDirect(), RelayOnly: l.relayOnly(), Tunnel: env.tunnelTo, Trace: rec,
 		OnChange: func(c path.Change) { l.do(func() { l.pathChanged(c) }) },
 	})
 	l.conn = conn
@@ -354,7 +354,7 @@ func (l *link) judgeCandidates(list []candidates.Candidate) (use []candidates.Ca
 			return
 		}
 		l.announced[c] = true
-		l.trace.Emit(trace.Candidate{Remote: true, Type: string(c.Type), Addr: c.Addr, Refused: why})
+		l.trace.Emit(trace.Candidate{Remote: true, Type: string(c.Type), Addr: c.Addr, Tunnel: c.Tunnel, Refused: why})
 	}
 	for _, c := range use {
 		note(c, "")
@@ -443,9 +443,11 @@ func (l *link) pathChanged(c path.Change) {
 		l.carrierFailed(c)
 	}
 	lost := c.Event == path.Moved && c.Why != path.WhyHeld
-	if lost && c.From.Kind == path.Direct && c.Path.Kind != path.Direct ||
-		c.Event == path.Died && c.Path.Kind == path.Direct {
+	switch {
+	case lost && plainDirect(c.From) && !plainDirect(c.Path), c.Event == path.Died && plainDirect(c.Path):
 		l.schedule(punch.TriggerPathLost)
+	case c.Event == path.Rerouted, c.Event == path.Died && c.Path.Kind == path.Direct:
+		l.schedule("")
 	}
 	if lost && c.Path.Kind == path.Relayed && !l.probed {
 		l.probeAt = time.Now().Add(relayedFor)
@@ -455,6 +457,9 @@ func (l *link) pathChanged(c path.Change) {
 	l.reviewVerdict()
 	l.env.notify()
 }
+
+// plainDirect reports a path on whose way there is neither a relay nor a tunnel.
+func plainDirect(p path.Status) bool { return p.Kind == path.Direct && !p.InTunnel }
 
 func (l *link) carrierFailed(c path.Change) {
 	if alloc, ok := c.Carrier.(*relay.Allocation); ok {
@@ -583,6 +588,7 @@ func (l *link) facts() facts {
 	}
 	if p, ok := l.conn.Active(); ok {
 		f.Path, f.Held = string(p.Kind), p.Kind == l.conn.Held()
+		f.InTunnel, f.Tunnel = p.InTunnel, p.Tunnel
 	}
 	return f
 }

@@ -88,6 +88,7 @@ type attemptMessage struct {
 	ICE        punch.Credentials      `json:"ice"`
 	Trigger    string                 `json:"trigger,omitempty"`
 	FreshPort  bool                   `json:"fresh_port,omitempty"`
+	Tunnels    bool                   `json:"tunnels,omitempty"` // candidates in tunnels are tried too
 	Candidates []candidates.Candidate `json:"candidates"`
 }
 

@@ -12,6 +12,8 @@ import (
 // facts is all a verdict is made of: recorded, never guessed.
 type facts struct {
 	Path          string // direct, relayed, none
+	InTunnel      bool   // the path goes through a tunnel, here or at the peer
+	Tunnel        string // interface of this machine that it leaves by, when that is a tunnel
 	Held          bool   // payload is held there for a measurement
 	RelayOnly     bool   // this side's policy
 	PeerRelayOnly bool
@@ -35,6 +37,10 @@ func judge(f facts) trace.Verdict {
 	v := trace.Verdict{Path: f.Path}
 	say := func(text, remedy string) trace.Verdict {
 		v.Text, v.Remedy = f.Path+": "+text, remedy
+		return v
+	}
+	if f.Path == pathDirect && f.InTunnel {
+		v.Text, v.Remedy = inTunnel(f.Tunnel), "end that VPN if its way is not wanted; or, for a path beside it, forward a UDP port on one router and give it with --udp-port"
 		return v
 	}
 	if f.Path == pathDirect {
@@ -72,6 +78,16 @@ func judge(f facts) trace.Verdict {
 		return say("the peer announced no address that could be tried", "")
 	}
 	return say(lastAttempt(f.LastErr), usual)
+}
+
+// inTunnel says that the direct path is inside of a tunnel, of this machine's if
+// it has a name.
+func inTunnel(name string) string {
+	whose := "a tunnel of the peer's"
+	if name != "" {
+		whose = "the tunnel " + name + " of this machine"
+	}
+	return "direct, but inside " + whose + ": a VPN carries the packets, by a way that is its own"
 }
 
 func blocked(n candidates.NAT) bool { return n.UDP != nil && !*n.UDP }
