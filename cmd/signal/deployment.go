@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/trouble"
 	"github.com/p2pagent/p2pagent/relay"
 	"github.com/p2pagent/p2pagent/signaling"
@@ -107,9 +108,20 @@ func newDeployment(p *plan, log *slog.Logger) (_ *deployment, err error) {
 // open listens for an http.Server, which by itself ends at the first error of Accept
 // that is not about file descriptors.
 func (d *deployment) open(part, address string) (net.Listener, error) {
-	ln, err := net.Listen("tcp", address)
+	network := "tcp"
+	at, err := netip.ParseAddrPort(address)
+	if err == nil && at.Addr().Is4() {
+		network = "tcp4" // "tcp" takes 0.0.0.0 for every address of IPv6 too
+	}
+	ln, err := net.Listen(network, address)
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", part, err)
+		err = fmt.Errorf("%s: %w", part, err)
+		_, port, _ := net.SplitHostPort(address)
+		n, _ := net.LookupPort("tcp", port)
+		if advice := cli.ListenAdvice(err, n); advice != "" {
+			err = fmt.Errorf("%w; %s", err, advice)
+		}
+		return nil, err
 	}
 	return trouble.Listener(ln, func(why string) {
 		if why == "" {

@@ -11,6 +11,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -587,6 +588,34 @@ func TestOpenIsLoud(t *testing.T) {
 	}
 	meet(t, url, "")
 	p.stop()
+}
+
+// An address of IPv4 is one of IPv4 alone, and an error says what can be done.
+func TestOpenAddress(t *testing.T) {
+	d := &deployment{log: slog.New(slog.DiscardHandler)}
+	if ln, err := net.Listen("tcp6", "[::1]:0"); err != nil {
+		t.Skip("this machine has no IPv6 on loopback: ", err)
+	} else {
+		ln.Close()
+	}
+	for address, want := range map[string]bool{"0.0.0.0:0": false, ":0": true, "[::]:0": true} {
+		ln, err := d.open("signaling", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		port := ln.Addr().(*net.TCPAddr).Port
+		c, err := net.Dial("tcp", fmt.Sprintf("[::1]:%d", port))
+		if (err == nil) != want {
+			t.Errorf("%s answers over IPv6: %v", address, err)
+		}
+		if err == nil {
+			c.Close()
+		}
+		if _, err := d.open("signaling", ln.Addr().String()); err == nil || !strings.Contains(err.Error(), "signaling: listen ") || !strings.Contains(err.Error(), "; choose another port, or end the program that has it") {
+			t.Errorf("%s a second time: %v", address, err)
+		}
+		ln.Close()
+	}
 }
 
 func TestAdminHost(t *testing.T) {

@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/internal/udpsock"
@@ -66,7 +67,11 @@ func (e *environment) listenUDP(network string, port int, rec *trace.Recorder) (
 		DontFragment: true, Portable: e.cfg.Portable, Trace: rec,
 	})
 	if err != nil && port != 0 {
-		return nil, withHint(fmt.Errorf("--udp-port %d: %w", port, err), "choose another port, or end the program that has it")
+		err = fmt.Errorf("--udp-port %d: %w", port, err)
+		if advice := cli.ListenAdvice(err, port); advice != "" {
+			err = withHint(err, "%s", advice)
+		}
+		return nil, err
 	}
 	return s, err
 }

@@ -1,3 +1,4 @@
 // Package cli is what both programs do alike on their command lines and at their
-// start. It knows no other package.
+// start, and what they say of a port that they cannot open. It knows no other
+// package.
 package cli

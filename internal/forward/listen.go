@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"golang.org/x/sync/errgroup"
@@ -85,7 +86,7 @@ func ListenOn(ctx context.Context, addrs []netip.AddrPort) (Listeners, error) {
 	for try := 1; ; try++ {
 		ls, err := listenOnce(ctx, addrs)
 		random := addrs[0].Port() == 0
-		if err == nil || !random || try == bindPorts || !errors.Is(err, errInUse) {
+		if err == nil || !random || try == bindPorts || !cli.InUse(err) {
 			return ls, err
 		}
 	}
@@ -106,7 +107,7 @@ func listenOnce(ctx context.Context, addrs []netip.AddrPort) (Listeners, error) 
 		case err == nil:
 			ls = append(ls, ln)
 			port = ls.Addr().Port()
-		case len(addrs) > 1 && noFamily(err):
+		case len(addrs) > 1 && cli.NoAddress(err):
 			absent = cmp.Or(absent, error(&bindError{a, others(addrs, a), err}))
 		default:
 			ls.Close()
@@ -128,12 +129,6 @@ func others(addrs []netip.AddrPort, a netip.AddrPort) (out []netip.Addr) {
 	return out
 }
 
-// noFamily tells an address that cannot be had because this machine has no such
-// family, or no address in it.
-func noFamily(err error) bool {
-	return errors.Is(err, errNoAddress) || errors.Is(err, errNoFamily)
-}
-
 // A bindError is an address that could not be listened on.
 type bindError struct {
 	addr   netip.AddrPort
@@ -151,16 +146,11 @@ func (e *bindError) Error() string {
 		cause = op.Err // without the address once more
 	}
 	text := fmt.Sprintf("listen on %s: %v", e.addr, cause)
-	switch {
-	case errors.Is(e.err, errInUse):
-		text += "; choose another port, or end the program that has it"
-		if len(e.others) > 0 {
-			text += ", or name the one address that is meant, for example " + netip.AddrPortFrom(e.others[0], e.addr.Port()).String()
-		}
-	case errors.Is(e.err, errDenied) && e.addr.Port() < 1024:
-		text += "; a port below 1024 needs root, or on Linux the capability CAP_NET_BIND_SERVICE: choose one from 1024 up"
-	case noFamily(e.err):
-		text += "; this machine has no such address"
+	if advice := cli.ListenAdvice(e.err, int(e.addr.Port())); advice != "" {
+		text += "; " + advice
+	}
+	if cli.InUse(e.err) && len(e.others) > 0 {
+		text += ", or name the one address that is meant, for example " + netip.AddrPortFrom(e.others[0], e.addr.Port()).String()
 	}
 	return text
 }

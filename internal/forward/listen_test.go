@@ -1,7 +1,6 @@
 package forward
 
 import (
-	"errors"
 	"net"
 	"net/netip"
 	"slices"
@@ -10,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/cli"
 )
 
 func listen(t *testing.T, bind string) Listeners {
@@ -79,7 +80,7 @@ func TestListenOnUsedPort(t *testing.T) {
 		port := strconv.Itoa(int(taken.Port()))
 		_, err := Listen(t.Context(), "localhost:"+port)
 		advice := "choose another port, or end the program that has it, or name the one address that is meant, for example " + netip.AddrPortFrom(other, taken.Port()).String()
-		if !errors.Is(err, errInUse) || !strings.Contains(err.Error(), "listen on "+taken.String()) || !strings.Contains(err.Error(), advice) {
+		if !cli.InUse(err) || !strings.Contains(err.Error(), "listen on "+taken.String()) || !strings.Contains(err.Error(), advice) {
 			t.Errorf("%s is taken: %v", taken, err)
 		}
 		if got := answers(taken.Port()); len(got) != 1 || got[0] != taken.Addr() {
@@ -99,7 +100,7 @@ func TestListenWithoutAFamily(t *testing.T) {
 		ls.Close()
 	}
 	for _, addrs := range [][]netip.AddrPort{{absent}, {absent, absent}} {
-		if ls, err := ListenOn(t.Context(), addrs); err == nil || !strings.Contains(err.Error(), "no such address") && !noFamily(err) {
+		if ls, err := ListenOn(t.Context(), addrs); err == nil || !strings.Contains(err.Error(), "no such address") && !cli.NoAddress(err) {
 			t.Errorf("%v: %v %v", addrs, ls, err)
 		}
 	}
@@ -114,9 +115,9 @@ func TestBindErrors(t *testing.T) {
 	}{
 		{&bindError{web, nil, syscall.EACCES}, "CAP_NET_BIND_SERVICE: choose one from 1024 up", "program"},
 		{&bindError{high, nil, syscall.EACCES}, "permission denied", "1024"},
-		{&bindError{web, nil, errInUse}, "end the program that has it", "CAP_NET"},
-		{&bindError{web, loopbacks[1:], errInUse}, "for example [::1]:80", "CAP_NET"},
-		{&bindError{web, nil, errNoAddress}, "this machine has no such address", "program"},
+		{&bindError{web, nil, syscall.EADDRINUSE}, "end the program that has it", "for example"},
+		{&bindError{web, loopbacks[1:], syscall.EADDRINUSE}, "for example [::1]:80", "CAP_NET"},
+		{&bindError{web, nil, syscall.EADDRNOTAVAIL}, "this machine has no such address", "program"},
 		{&bindError{web, nil, syscall.EMFILE}, "too many open files", ";"},
 	} {
 		if text := tt.err.Error(); !strings.Contains(text, tt.says) || strings.Contains(text, tt.hush) || !strings.Contains(text, tt.err.addr.String()) {

@@ -125,13 +125,14 @@ var badInput = []struct {
 	{"UDP port too high", args("ping", "--udp-port", "65536", "bob"), 2, "--udp-port 65536: a port is 0 to 65535"},
 	{"UDP port below zero", args("ping", "--udp-port", "-1", "bob"), 2, "--udp-port -1"},
 	{"UDP port that is none", args("ping", "--udp-port", "http", "bob"), 2, "--udp-port"},
+	{"UDP port that is privileged", withoutRight("ping", "--udp-port", "1023", "--timeout", "5s", "bob"), 1, "a port below 1024 needs root"},
 	{"UDP port in use", busyUDPPort, 1, "choose another port, or end the program that has it"},
 	{"-L that is no forward", args("connect", "-L", "8080", "bob"), 2, "write [bind:]port:host:port"},
 	{"-L with a port that is none", args("connect", "-L", "8080:localhost:http", "bob"), 2, `"http" is not a port`},
 	{"-R that is no forward", args("connect", "-R", "a:b:c:d:e", "bob"), 2, "5 parts, want 3 or 4"},
 	{"-L on a port in use", busyLocalPort, 1, "address already in use; choose another port, or end the program that has it"},
 	{"-L on a port in use at the other loopback", busyLocalPort6, 1, "for example 127.0.0.1:"},
-	{"-L on a privileged port, without the right", privilegedPort, 1, "permission denied; a port below 1024 needs root, or on Linux the capability CAP_NET_BIND_SERVICE: choose one from 1024 up"},
+	{"-L on a privileged port, without the right", withoutRight("connect", "-L", "1023:localhost:23", "bob"), 1, "permission denied; a port below 1024 needs root, or on Linux the capability CAP_NET_BIND_SERVICE: choose one from 1024 up"},
 	{"-L on an address of another machine", args("connect", "-L", "192.0.2.1:8080:localhost:80", "bob"), 1, "this machine has no such address"},
 	{"STUN server that is none", args("ping", "--stun", "127.0.0.1:3478", "bob"), 2, "--stun"},
 	{"STUN server for TURN", args("ping", "--turn", "stun:127.0.0.1", "bob"), 2, "is not a turn server"},
@@ -301,20 +302,22 @@ func busyLocalPort6(t *testing.T, w *world) outcome {
 	return w.alice.run(t, "connect", "-L", port+":"+w.echo, "bob")
 }
 
-// privilegedPort runs without the one capability that opens such a port.
-func privilegedPort(t *testing.T, w *world) outcome {
-	needLinux(t)
-	if first, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); err != nil || strings.TrimSpace(string(first)) != "1024" {
-		t.Skipf("here ports are privileged up to %q: %v", first, err)
+// withoutRight runs p2pagent without the one capability that opens ports below 1024.
+func withoutRight(args ...string) feed {
+	return func(t *testing.T, w *world) outcome {
+		needLinux(t)
+		if first, err := os.ReadFile("/proc/sys/net/ipv4/ip_unprivileged_port_start"); err != nil || strings.TrimSpace(string(first)) != "1024" {
+			t.Skipf("here ports are privileged up to %q: %v", first, err)
+		}
+		argv := append([]string{programs.path(t, "p2pagent")}, args...)
+		if os.Getuid() == 0 {
+			needProgram(t, "setpriv", "util-linux")
+			argv = append([]string{"setpriv", "--bounding-set=-net_bind_service"}, argv...)
+		}
+		cmd := exec.Command(argv[0], argv[1:]...)
+		cmd.Env = w.alice.env()
+		return finish(t, launch(t, strings.Join(argv, " "), cmd))
 	}
-	argv := []string{programs.path(t, "p2pagent"), "connect", "-L", "1023:" + w.echo, "bob"}
-	if os.Getuid() == 0 {
-		needProgram(t, "setpriv", "util-linux")
-		argv = append([]string{"setpriv", "--bounding-set=-net_bind_service"}, argv...)
-	}
-	cmd := exec.Command(argv[0], argv[1:]...)
-	cmd.Env = w.alice.env()
-	return finish(t, launch(t, strings.Join(argv, " "), cmd))
 }
 
 func turnAuth(content string) feed {

@@ -1,6 +1,6 @@
 //go:build !windows
 
-package forward
+package cli
 
 import "syscall"
 

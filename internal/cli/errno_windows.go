@@ -1,4 +1,4 @@
-package forward
+package cli
 
 import "golang.org/x/sys/windows"
 
