@@ -46,6 +46,12 @@ func changePeers(name string, change func(*identity.Store) error) error {
 	return err
 }
 
+// listedPeer is an element of `peers --json`.
+type listedPeer struct {
+	identity.Peer
+	Unconfirmed bool `json:"unconfirmed,omitempty"` // the other side of the pairing may not have it
+}
+
 func listPeers(cmd *cobra.Command, asJSON bool) error {
 	store, err := openStore()
 	if err != nil {
@@ -56,10 +62,11 @@ func listPeers(cmd *cobra.Command, asJSON bool) error {
 		return err
 	}
 	if asJSON {
-		if peers == nil {
-			peers = []identity.Peer{}
+		listed := []listedPeer{}
+		for _, p := range peers {
+			listed = append(listed, listedPeer{p, !p.Confirmed()})
 		}
-		return json.NewEncoder(cmd.OutOrStdout()).Encode(peers)
+		return json.NewEncoder(cmd.OutOrStdout()).Encode(listed)
 	}
 	if len(peers) == 0 {
 		fmt.Fprintln(cmd.ErrOrStderr(), "no known peers; pair with `p2pagent listen` here and `p2pagent connect CODE` there")
@@ -68,7 +75,11 @@ func listPeers(cmd *cobra.Command, asJSON bool) error {
 	w := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tKEY\tPAIRED")
 	for _, p := range peers {
-		fmt.Fprintf(w, "%s\t%s\t%s\n", p.Name, p.Fingerprint, p.Added.Format(time.DateTime))
+		when := p.Added.Format(time.DateTime)
+		if !p.Confirmed() {
+			when += ", not confirmed by it"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\n", p.Name, p.Fingerprint, when)
 	}
 	return w.Flush()
 }

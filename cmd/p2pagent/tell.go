@@ -133,8 +133,11 @@ func brief(r trace.Record) (text, tone string) {
 	case trace.Paired:
 		return paired(e), green
 	case trace.PairingFailed:
-		if e.Final { // else the new code's own line says so
+		switch { // else the new code's own line says so
+		case e.Final:
 			return "no pairing: " + e.Why, red
+		case e.Valid:
+			return "pairing: " + e.Why + "; the code can still be used", yellow
 		}
 	case trace.RelayAllocated:
 		return fmt.Sprintf("relay: %s on %s over %s", e.Relayed, e.Server, e.Transport), ""

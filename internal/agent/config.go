@@ -72,16 +72,18 @@ const (
 	attemptGrace    = 3 * time.Second        // a selected pair becomes a proved path
 	healAfter       = time.Second            // without any live path
 	goneAfter       = 170 * time.Second      // a reboot of the peer's router; the session's own end comes at 180 s
-	meetTimeout     = 4 * time.Second        // the peer answers handshake message 1
-	sessionTimeout  = 20 * time.Second
-	redialPause     = 50 * time.Millisecond
-	probeTimeout    = 5 * time.Second
-	attemptGap      = time.Second      // between the starts of two attempts, whoever asks
-	kickGap         = 30 * time.Second // between two of our own reconnections to signaling
-	resolveTimeout  = 3 * time.Second  // of the names of servers
-	rereadPause     = 2 * time.Second  // after the known peers could not be read
-	watchInterval   = 2 * time.Second  // of the network
-	sendTimeout     = 5 * time.Second  // one message into signaling
+	// A peer that is away may be waiting with another secret; see identity.Peer.
+	otherSecretAfter = 5 * time.Second
+	meetTimeout      = 4 * time.Second // the peer answers handshake message 1
+	sessionTimeout   = 20 * time.Second
+	redialPause      = 50 * time.Millisecond
+	probeTimeout     = 5 * time.Second
+	attemptGap       = time.Second      // between the starts of two attempts, whoever asks
+	kickGap          = 30 * time.Second // between two of our own reconnections to signaling
+	resolveTimeout   = 3 * time.Second  // of the names of servers
+	rereadPause      = 2 * time.Second  // after the known peers could not be read
+	watchInterval    = 2 * time.Second  // of the network
+	sendTimeout      = 5 * time.Second  // one message into signaling
 )
 
 // servers are the STUN and TURN servers that a link uses, and how.

@@ -19,10 +19,13 @@ import (
 // A Connector keeps a link with one known peer: the side that dials.
 type Connector struct {
 	env  *environment
-	peer identity.Peer
+	name string // of the peer, when this began
 	cfg  ConnectConfig
 
 	// owned by run
+	peer     identity.Peer   // with the secret to meet it with
+	known    identity.Peer   // as it is stored
+	others   []identity.Peer // peer with the other secrets that it may have
 	box      *signaling.Mailbox
 	meeting  *identity.Meeting
 	retry    *time.Timer
@@ -66,7 +69,15 @@ func NewConnector(cfg Config, peer identity.Peer, cc ConnectConfig) (*Connector,
 	if err != nil {
 		return nil, err
 	}
-	return &Connector{env: env, peer: peer, cfg: cc}, nil
+	c := &Connector{env: env, name: peer.Name, cfg: cc}
+	c.take(peer)
+	return c, nil
+}
+
+// take begins with a peer as it is stored.
+func (c *Connector) take(stored identity.Peer) {
+	all := stored.Variants()
+	c.known, c.peer, c.others = stored, all[0], all[1:]
 }
 
 // Run keeps the link until ctx ends: it waits for a peer that is away, and
@@ -81,23 +92,32 @@ func (c *Connector) Run(ctx context.Context) error {
 	g.Go(func() error { return c.env.runSignaling(ctx) })
 	g.Go(func() error { return c.env.watchNetwork(ctx) })
 	g.Go(func() error { return c.run(ctx) })
-	g.Go(func() error { return c.env.serveStatus(ctx, "connect "+c.peer.Name) })
+	g.Go(func() error { return c.env.serveStatus(ctx, "connect "+c.name) })
 	return g.Wait()
 }
 
 // Status tells what there is now.
-func (c *Connector) Status() Status { return c.env.status("connect " + c.peer.Name) }
+func (c *Connector) Status() Status { return c.env.status("connect " + c.name) }
 
 // Change returns a channel that is closed when the status has changed.
 func (c *Connector) Change() <-chan struct{} { return c.env.change() }
 
-// errPairedAnew is the end of a mailbox whose secret has been replaced.
-var errPairedAnew = errors.New("paired anew with the same peer")
+// Ends of a mailbox after which another one is tried.
+var (
+	// errPairedAnew: the secret has been replaced.
+	errPairedAnew = errors.New("paired anew with the same peer")
+	// errOtherSecret: nobody is there, and the peer may have another secret.
+	errOtherSecret = errors.New("the peer may have another secret")
+)
 
 func (c *Connector) run(ctx context.Context) error {
 	defer c.unmark()
 	for {
-		if err := c.keep(ctx); !errors.Is(err, errPairedAnew) {
+		switch err := c.keep(ctx); {
+		case errors.Is(err, errPairedAnew):
+		case errors.Is(err, errOtherSecret):
+			c.peer, c.others = c.others[0], append(c.others[1:], c.peer)
+		default:
 			return err
 		}
 		c.present, c.refused, c.declined, c.enc, c.meeting = false, nil, nil, nil, nil
@@ -116,6 +136,8 @@ func (c *Connector) keep(ctx context.Context) error {
 	defer stopExpired()
 	direct, stopDirect := after(0) // begins when the peer is there
 	defer func() { stopDirect() }()
+	other := time.NewTicker(otherSecretAfter)
+	defer other.Stop()
 	store := c.env.cfg.Peers.Watch(ctx)
 	changed := c.env.change()
 	events := c.box.Events()
@@ -152,14 +174,18 @@ func (c *Connector) keep(ctx context.Context) error {
 			if err := c.linkEnded(ctx, err); err != nil {
 				return err
 			}
+		case <-other.C:
+			if connected, _, _ := c.env.client.State(); connected && len(c.others) > 0 && !c.present && c.current == nil {
+				return errOtherSecret
+			}
 		case <-store:
 			switch p, err := c.env.cfg.Peers.ByFingerprint(c.peer.Fingerprint); {
 			case errors.Is(err, identity.ErrUnknownPeer):
 				c.dropLinkFor(ErrForgotten)
 				return fmt.Errorf("%w: %s", ErrForgotten, c.peer.Name)
-			case err == nil && p.Secret != c.peer.Secret:
+			case err == nil && !c.retake(p):
 				c.dropLinkFor(errPairedAnew)
-				c.peer = p
+				c.take(p)
 				return errPairedAnew
 			}
 		case <-changed:
@@ -177,6 +203,35 @@ func (c *Connector) keep(ctx context.Context) error {
 				return c.timedOut(c.cfg.DirectTimeout)
 			}
 		}
+	}
+}
+
+// retake looks at a peer that was stored anew, and reports whether the secret in use is
+// still one of its.
+func (c *Connector) retake(stored identity.Peer) bool {
+	var others []identity.Peer
+	valid := false
+	for _, v := range stored.Variants() {
+		if v.Secret == c.peer.Secret {
+			valid = true
+			continue
+		}
+		others = append(others, v)
+	}
+	if valid {
+		c.known, c.others = stored, others
+	}
+	return valid
+}
+
+// confirm stores that the peer has the secret of a pairing that it never confirmed: it
+// has met us with it.
+func (c *Connector) confirm() {
+	if c.known.Proposed != c.peer.Secret {
+		return
+	}
+	if stored := c.env.confirm(c.peer); stored.Confirmed() {
+		c.take(stored)
 	}
 }
 
@@ -198,6 +253,9 @@ func (c *Connector) timedOut(waited time.Duration) error {
 	switch {
 	case !connected:
 		return Unreachable(last, waited)
+	case !c.present && !c.known.Confirmed():
+		return withHint(fmt.Errorf("%w: %s did not come within %v, and it has never confirmed the pairing", ErrPeerAbsent, c.peer.Name, waited),
+			"pair again: `p2pagent listen --pair` there, and the new code here")
 	case !c.present:
 		return withHint(fmt.Errorf("%w: %s did not come within %v", ErrPeerAbsent, c.peer.Name, waited), "run `p2pagent listen` there")
 	case c.declined != nil:
@@ -217,7 +275,11 @@ func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity
 	switch ev.Kind {
 	case signaling.Joined:
 		if !ev.Present {
-			c.notePeer(false, "not at the signaling server")
+			why := "not at the signaling server"
+			if !c.known.Confirmed() {
+				why += ", and it has never confirmed the pairing: pair again if it stays away"
+			}
+			c.notePeer(false, why)
 		}
 	case signaling.PeerHere:
 		c.present = true
@@ -291,6 +353,7 @@ func (c *Connector) message(ctx context.Context, body []byte) error {
 		c.enc = &encounter{box: c.box, seat: signaling.HostSeat, ch: c.meeting.Channel()}
 		c.meeting = nil
 		c.retry.Stop()
+		c.confirm()
 		if c.resuming = c.current != nil; c.resuming {
 			c.say(ctx, &message{Offer: &offer{Link: c.current.id, Resume: true}})
 			return nil

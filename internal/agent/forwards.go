@@ -37,7 +37,7 @@ func OpenLocals(ctx context.Context, specs []forward.Spec) ([]Local, error) {
 // while there is no session wait for one.
 func (c *Connector) ServeLocals(ctx context.Context, locals []Local) error {
 	done := make(chan error, len(locals))
-	rec := c.env.cfg.Trace.ForPeer(c.peer.Name)
+	rec := c.env.cfg.Trace.ForPeer(c.name)
 	for _, l := range locals {
 		go func() {
 			done <- l.Listeners.Serve(ctx, session.Header{Kind: session.KindDial, Target: l.Spec.Target}, c.Open, rec)

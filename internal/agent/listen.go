@@ -81,7 +81,14 @@ func (ls *Listener) pairOne(ctx context.Context, alone bool) error {
 	return nil
 }
 
-// served is one known peer with its mailbox.
+// A contact is one way to meet a peer: one that has not confirmed a pairing may have
+// two secrets, and each has its mailbox.
+type contact struct {
+	peer   identity.Fingerprint
+	secret identity.Secret
+}
+
+// served is one contact of a known peer.
 type served struct {
 	peer identity.Peer
 	stop context.CancelCauseFunc
@@ -92,7 +99,7 @@ type served struct {
 // cannot be read, what was known before stays in force.
 func (ls *Listener) serve(ctx context.Context) error {
 	changes := ls.env.cfg.Peers.Watch(ctx)
-	open := make(map[identity.Fingerprint]*served)
+	open := make(map[contact]*served)
 	failed := make(chan error, 1)
 	defer func() {
 		for _, s := range open {
@@ -100,7 +107,7 @@ func (ls *Listener) serve(ctx context.Context) error {
 			<-s.done
 		}
 	}()
-	var known map[identity.Fingerprint]identity.Peer
+	var known map[contact]identity.Peer
 	unread := trouble.NewEpisode(ls.env.tellTrouble("read the known peers"))
 	defer unread.Stop()
 	for {
@@ -109,9 +116,11 @@ func (ls *Listener) serve(ctx context.Context) error {
 		switch {
 		case err == nil:
 			unread.Worked()
-			known = make(map[identity.Fingerprint]identity.Peer)
+			known = make(map[contact]identity.Peer)
 			for _, p := range peers {
-				known[p.Fingerprint] = p
+				for _, v := range p.Variants() {
+					known[contact{v.Fingerprint, v.Secret}] = v
+				}
 			}
 		case known == nil:
 			return err
@@ -119,16 +128,16 @@ func (ls *Listener) serve(ctx context.Context) error {
 			unread.Failed(err)
 			again = time.After(rereadPause) // the watch may have missed that it is well again
 		}
-		for fp, s := range open {
-			if p, ok := known[fp]; !ok || p.Secret != s.peer.Secret {
+		for c, s := range open {
+			if _, ok := known[c]; !ok {
 				s.stop(ErrForgotten) // links with it end, whatever they are doing
 				<-s.done
-				delete(open, fp)
+				delete(open, c)
 			}
 		}
-		for fp, p := range known {
-			if open[fp] == nil {
-				open[fp] = ls.open(ctx, p, failed)
+		for c, p := range known {
+			if open[c] == nil {
+				open[c] = ls.open(ctx, p, failed)
 			}
 		}
 		select {
@@ -315,12 +324,22 @@ func (h *host) message(ctx context.Context, g *guest, body []byte) {
 		}
 		if e == g.waiting { // the peer has echoed our fresh handshake
 			g.enc, g.waiting = e, nil
+			h.confirm()
 		}
 		h.plain(ctx, g, plain)
 		return
 	}
 	if err := h.answerHandshake(ctx, g, body); err != nil {
 		h.ls.env.cfg.Trace.Emit(trace.Failure{Where: "message of " + h.peer.Name, Err: err.Error()})
+	}
+}
+
+// confirm stores that the peer has the secret of a pairing that it never confirmed.
+func (h *host) confirm() {
+	if h.peer.Proposed == h.peer.Secret {
+		if stored := h.ls.env.confirm(h.peer); stored.Confirmed() {
+			h.peer.Proposed = identity.Secret{}
+		}
 	}
 }
 

@@ -12,8 +12,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// pairResend is when the connector sends its first message again.
-const pairResend = 2 * time.Second
+const (
+	pairResend    = 2 * time.Second  // before the connector says again what was not answered
+	settleTimeout = 20 * time.Second // from spending the code to the peer's last word
+	lingerTimeout = 3 * time.Second  // for a peer that missed our last word
+)
+
+// errUnsettled is a pairing of which this side does not know whether the peer stored it.
+var errUnsettled = errors.New("the other machine has not said that it stored the pairing")
 
 func (e *environment) self() identity.Self {
 	return identity.Self{Name: e.cfg.Name, Fingerprint: e.cfg.Key.Fingerprint()}
@@ -50,6 +56,8 @@ func afterCode(err error, spent bool, before int) nextCode {
 		n.again, n.why = true, whyExpired
 	case errors.Is(err, ErrWrongCode):
 		n.again, n.why = n.spent < maxCodes, whyWrong
+	case errors.As(err, new(identity.ErrNotStored)), errors.Is(err, errUnsettled):
+		n.again, n.why = n.spent < maxCodes, err.Error()
 	}
 	return n
 }
@@ -94,7 +102,8 @@ func (e *environment) tryCode(ctx context.Context, tell func(identity.Code)) (sp
 		return false, err
 	}
 	tell(code)
-	err = e.exchange(ctx, p, box, "")
+	x := &exchange{env: e, p: p, role: listener, box: box}
+	err = x.run(ctx)
 	return p.Spent(), err
 }
 
@@ -130,13 +139,14 @@ func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (ident
 	paired := errors.New("paired")
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return fatalSignaling(e.client.Run(gctx)) })
+	x := &exchange{env: e, p: p, role: connector, as: as}
 	g.Go(func() error {
-		box := e.client.Join(code.Nameplate(), signaling.RoleGuest)
-		defer box.Close()
-		err := e.exchange(gctx, p, box, as)
-		if err != nil {
-			return err
+		x.box = e.client.Join(code.Nameplate(), signaling.RoleGuest)
+		defer x.box.Close()
+		if x.end = x.run(gctx); x.end != nil {
+			return x.end
 		}
+		var err error
 		peer, err = e.cfg.Peers.ByFingerprint(p.Result().Fingerprint)
 		return errors.Join(err, paired)
 	})
@@ -150,6 +160,8 @@ func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (ident
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return peer, ctx.Err() // interrupted
+	case errors.Is(x.end, errUnsettled), errors.Is(x.end, ErrWrongCode):
+		return peer, x.end // time is over, but it says more
 	case ctx.Err() != nil:
 		if connected, _, last := e.client.State(); !connected {
 			return peer, Unreachable(last, time.Since(began))
@@ -159,62 +171,205 @@ func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (ident
 	return peer, err
 }
 
-// exchange runs one pairing in a mailbox and stores the peer, under a name that the
-// user chose or, when that is empty, the peer did.
-func (e *environment) exchange(ctx context.Context, p *identity.Pairing, box *signaling.Mailbox, as string) error {
+// An exchange is one pairing in a mailbox.
+type exchange struct {
+	env  *environment
+	p    *identity.Pairing
+	role identity.Role
+	box  *signaling.Mailbox
+	as   string // the user's name for the peer; empty: the peer's own
+
+	to       signaling.Seat
+	present  bool
+	proposed identity.Peer // the connector's, stored and not confirmed; zero: none
+	newer    bool          // told of a peer with another version
+	end      error         // of run
+}
+
+// run pairs and stores the peer. It returns nil when both sides have stored it.
+func (x *exchange) run(ctx context.Context) error {
 	resend := time.NewTicker(pairResend)
 	defer resend.Stop()
-	var to signaling.Seat
-	present := false
-	send := func(b []byte) {
-		if b == nil {
-			return
+	var settle <-chan time.Time
+	for {
+		if settle == nil && x.p.Spent() {
+			late := time.NewTimer(settleTimeout)
+			defer late.Stop()
+			settle = late.C
 		}
-		if err := box.Send(ctx, to, b); err != nil {
-			e.cfg.Trace.Emit(trace.Failure{Where: "pairing", Err: err.Error()})
+		select {
+		case <-ctx.Done():
+			return x.broken(context.Cause(ctx))
+		case <-settle:
+			return x.broken(fmt.Errorf("%w: the other side fell silent after the code was spent", ErrWrongCode))
+		case <-resend.C:
+			if x.present {
+				x.send(ctx, x.p.Start())
+			}
+		case ev, open := <-x.box.Events():
+			if !open {
+				return x.broken(x.box.Err())
+			}
+			if paired, err := x.event(ctx, ev); paired || err != nil {
+				return err
+			}
 		}
 	}
+}
+
+func (x *exchange) send(ctx context.Context, b []byte) {
+	if b == nil {
+		return
+	}
+	if err := x.box.Send(ctx, x.to, b); err != nil {
+		x.env.cfg.Trace.Emit(trace.Failure{Where: "pairing", Err: err.Error()})
+	}
+}
+
+// event is one thing that happened in the mailbox.
+func (x *exchange) event(ctx context.Context, ev signaling.Event) (paired bool, err error) {
+	switch ev.Kind {
+	case signaling.Failed:
+		return false, x.broken(pairingEnd(ev.Err))
+	case signaling.PeerHere:
+		x.to, x.present = ev.From, true
+		x.send(ctx, x.p.Start())
+	case signaling.PeerGone:
+		x.present = false
+		// Between the last words it may come back; before, its part of the run is lost.
+		if x.p.Spent() && !x.p.Proved() {
+			return false, withHint(fmt.Errorf("%w: the other side left after the code was spent", ErrWrongCode), "make a new code with `p2pagent listen --pair`")
+		}
+	case signaling.Message:
+		out, next, err := x.p.Step(ev.Body)
+		x.send(ctx, out)
+		switch {
+		case err != nil:
+			return false, x.refused(err)
+		case next == identity.NextStore:
+			return x.store(ctx)
+		case next == identity.NextPaired:
+			return true, x.confirm()
+		}
+	}
+	return false, nil
+}
+
+// refused gives the error of a message its meaning. Most are of no meaning: somebody
+// sent what does not belong here, and the pairing waits for something better.
+func (x *exchange) refused(err error) error {
+	var version identity.ErrVersion
+	var not identity.ErrNotStored
+	switch {
+	case errors.Is(err, identity.ErrWrongCode):
+		return withHint(fmt.Errorf("%w; it is spent now", ErrWrongCode), "use the new code that the other machine shows, or make one there with `p2pagent listen --pair`; if nobody mistyped it, somebody is guessing")
+	case errors.As(err, &not):
+		return x.notStored(not)
+	case errors.Is(err, identity.ErrSelf):
+		return withHint(fmt.Errorf("the code is this machine's own: %w", identity.ErrSelf), "run `p2pagent connect CODE` on the other machine; the code can still be used there")
+	case errors.Is(err, identity.ErrFinished), errors.Is(err, identity.ErrNameTaken):
+		return err
+	case errors.As(err, &version) && x.role == connector:
+		return withHint(version, "update it and use the same code, while it is shown")
+	case errors.As(err, &version) && !x.newer:
+		x.newer = true
+		x.env.cfg.Trace.Emit(trace.PairingFailed{Why: version.Error(), Valid: true})
+	default:
+		x.env.cfg.Trace.Emit(trace.Failure{Where: "pairing", Err: err.Error()})
+	}
+	return nil
+}
+
+// store keeps the peer, in the way that suits the role, and tells it. The listener is
+// paired then.
+func (x *exchange) store(ctx context.Context) (paired bool, err error) {
+	if x.role == connector {
+		peer, err := x.env.cfg.Peers.Propose(x.p.Result(), x.as)
+		if err == nil {
+			x.proposed = peer
+		}
+		out, _ := x.p.Stored(err)
+		x.send(ctx, out)
+		return false, keptNothing(err)
+	}
+	err = x.env.storePeer(x.p.Result(), "")
+	out, _ := x.p.Stored(err)
+	x.send(ctx, out)
+	if err != nil {
+		return false, keptNothing(err)
+	}
+	x.linger(ctx, out)
+	return true, nil
+}
+
+// keptNothing says what follows from an error of the store: the other side is told.
+func keptNothing(err error) error {
+	if err == nil {
+		return nil
+	}
+	return withHint(fmt.Errorf("the pairing could not be stored, so neither machine keeps it: %w", err), "make room for it, then pair with a new code")
+}
+
+// linger says the last word again to a peer that missed it, until it leaves.
+func (x *exchange) linger(ctx context.Context, last []byte) {
+	over := time.NewTimer(lingerTimeout)
+	defer over.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-resend.C:
-			if present && !p.Spent() {
-				send(p.Start())
-			}
-		case ev, open := <-box.Events():
-			if !open {
-				return box.Err()
-			}
-			switch ev.Kind {
-			case signaling.Failed:
-				return pairingEnd(ev.Err)
-			case signaling.PeerHere:
-				to, present = ev.From, true
-				send(p.Start())
-			case signaling.PeerGone:
-				present = false
-				if p.Spent() {
-					return withHint(fmt.Errorf("%w: the other side left after the code was spent", ErrWrongCode), "make a new code with `p2pagent listen --pair`")
-				}
-			case signaling.Message:
-				out, done, err := p.Step(ev.Body)
-				send(out)
-				switch {
-				case done:
-					return e.storePeer(p.Result(), as)
-				case errors.Is(err, identity.ErrWrongCode):
-					return withHint(fmt.Errorf("%w; it is spent now", ErrWrongCode), "use the new code that the other machine shows, or make one there with `p2pagent listen --pair`; if nobody mistyped it, somebody is guessing")
-				case errors.Is(err, identity.ErrSelf):
-					return withHint(fmt.Errorf("the code is this machine's own: %w", identity.ErrSelf), "run `p2pagent connect CODE` on the other machine; the code can still be used there")
-				case errors.Is(err, identity.ErrFinished), errors.Is(err, identity.ErrNameTaken):
-					return err
-				case err != nil:
-					e.cfg.Trace.Emit(trace.Failure{Where: "pairing", Err: err.Error()})
-				}
+			return
+		case <-over.C:
+			return
+		case ev, open := <-x.box.Events():
+			switch {
+			case !open, ev.Kind == signaling.Failed, ev.Kind == signaling.PeerGone:
+				return
+			case ev.Kind == signaling.Message:
+				x.send(ctx, last)
 			}
 		}
 	}
+}
+
+// confirm makes the connector's record count: the listener has stored this side.
+func (x *exchange) confirm() error {
+	if err := x.env.storePeer(x.p.Result(), x.as); err != nil {
+		return x.unconfirmed(err)
+	}
+	return nil
+}
+
+// notStored takes back what the connector has stored, as the listener could not.
+func (x *exchange) notStored(not identity.ErrNotStored) error {
+	why := withHint(fmt.Errorf("%w; nothing of it is kept here", not), "make room there, then pair with a new code")
+	if x.proposed.Fingerprint.IsZero() {
+		return why
+	}
+	if err := x.env.cfg.Peers.Withdraw(x.proposed.Fingerprint, x.proposed.Proposed); err != nil {
+		return x.unconfirmed(errors.Join(why, err))
+	}
+	return why
+}
+
+// broken is the end of an exchange in the middle. What it means depends on how far it
+// came.
+func (x *exchange) broken(err error) error {
+	switch {
+	case errors.Is(err, context.Canceled): // by our own will, and yet no success
+		return err
+	case !x.proposed.Fingerprint.IsZero():
+		return x.unconfirmed(err)
+	case x.role == listener && x.p.Proved():
+		return fmt.Errorf("%w; nothing of it is kept here", errUnsettled)
+	}
+	return err
+}
+
+// unconfirmed is the end of a pairing that the connector has stored, and perhaps the
+// listener too.
+func (x *exchange) unconfirmed(err error) error {
+	return withHint(fmt.Errorf("%w; it is remembered here as %s, unconfirmed: %w", errUnsettled, x.proposed.Name, err),
+		"`p2pagent connect %s`, which works if that machine has stored it; if not, pair again with a new code", x.proposed.Name)
 }
 
 // storePeer keeps a peer, and says under which name.
@@ -223,7 +378,7 @@ func (e *environment) storePeer(peer identity.Peer, as string) error {
 	if err != nil && !errors.Is(err, identity.ErrUnknownPeer) {
 		return err
 	}
-	told := trace.Paired{Fingerprint: peer.Fingerprint.String(), Again: err == nil}
+	told := trace.Paired{Fingerprint: peer.Fingerprint.String(), Again: err == nil && before.Confirmed()}
 	var stored identity.Peer
 	if as != "" {
 		stored, err = e.cfg.Peers.PutAs(peer, as)
@@ -246,6 +401,20 @@ func (e *environment) storePeer(peer identity.Peer, as string) error {
 	told.Name = stored.Name
 	e.cfg.Trace.Emit(told)
 	return nil
+}
+
+// confirm makes the record of a peer count that has shown to have its proposed secret.
+// The zero Peer is what it returns when that cannot be stored; the secret serves anyway.
+func (e *environment) confirm(peer identity.Peer) identity.Peer {
+	stored, fresh, err := e.cfg.Peers.Confirm(peer.Fingerprint, peer.Secret)
+	if err != nil {
+		e.cfg.Trace.Emit(trace.Failure{Where: "confirm the pairing with " + peer.Name, Err: err.Error()})
+		return identity.Peer{}
+	}
+	if fresh {
+		e.cfg.Trace.Emit(trace.Paired{Name: stored.Name, Fingerprint: stored.Fingerprint.String()})
+	}
+	return stored
 }
 
 // pairingEnd gives the server's errors about a nameplate their meaning.

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/trace"
@@ -58,7 +59,7 @@ func TestSuccession(t *testing.T) {
 		return o.Link
 	}
 	killed, beside, next := identity.NewRunID(), identity.NewRunID(), identity.NewRunID()
-	old := propose(killed)
+	propose(killed)
 	others := []linkID{propose(beside), propose(identity.RunID{}), propose(next, killed, identity.RunID{})}
 	_, at := await(t, b.events, 0, func(e trace.SessionState) bool { return e.State == "closed" })
 	if e, _, _ := find(b.events, at-1, func(trace.SessionState) bool { return true }); !strings.Contains(e.Why, errRunEnded.Error()) {
@@ -67,15 +68,13 @@ func TestSuccession(t *testing.T) {
 	if _, _, none := find(b.events, at, func(e trace.SessionState) bool { return e.State == "closed" }); none == nil {
 		t.Error("another link ended too")
 	}
-	var left []linkID
-	for _, l := range ls.env.live() {
-		if l.id != old { // it may still be on its way out
-			left = append(left, l.id)
-		}
-	}
 	for _, id := range others {
-		if !slices.Contains(left, id) {
-			t.Error("a link is missing")
+		for changed := ls.env.change(); !slices.ContainsFunc(ls.env.live(), func(l *link) bool { return l.id == id }); changed = ls.env.change() {
+			select {
+			case <-changed:
+			case <-time.After(patience):
+				t.Fatal("a link is missing")
+			}
 		}
 	}
 }

@@ -19,7 +19,7 @@
 // runs "connect": it typed the code. A fingerprint is the SHA-256 of a key's
 // SubjectPublicKeyInfo. lv(a, b, ...) is each string with its length in front.
 //
-// # Pairing: p2pagent-pair/1
+// # Pairing: p2pagent-pair/2
 //
 // The code is NUMBER-word-word-word. The number is the nameplate, which finds
 // the mailbox at the server; the three words (30 bits) are the password and
@@ -27,7 +27,7 @@
 // draft-irtf-cfrg-cpace-21 in the initiator-responder setting, the listener
 // being the draft's A, followed by explicit key confirmation:
 //
-//	PRS = "word-word-word"             CI  = lv("p2pagent-pair/1", mailbox)
+//	PRS = "word-word-word"             CI  = lv("p2pagent-pair/2", mailbox)
 //	sid = nonceC || nonceL             AD  = lv(role, version, fingerprint)
 //
 // A message is one type byte and then fields, each with one length byte in
@@ -39,6 +39,8 @@
 //	2  listener   0x02 share   version, nonceL[16], YL[32], ADL
 //	3  connector  0x03 proof   YC[32], ADC, box(nameC), tagC[64]
 //	4  listener   0x04 accept  box(nameL), tagL[64]
+//	5  connector  0x06 stored  box(outcomeC)
+//	6  listener   0x06 stored  box(outcomeL)
 //	-  either     0x05 reject  version, reason (one byte: 1 version, 2 code)
 //
 // Type byte and version of hello, share and reject stay where they are in every
@@ -46,9 +48,10 @@
 // that is not ours is not looked at.
 //
 //	ISK  = the draft's session key over sid, YL, ADL, YC, ADC
-//	k(x) = HKDF-SHA-512(ISK, no salt, "p2pagent-pair/1 " + x)
-//	box(name) = AES-256-GCM with k("connector name") or k("listener name"), zero nonce:
-//	            each key seals one message
+//	k(x) = HKDF-SHA-512(ISK, no salt, "p2pagent-pair/2 " + x)
+//	box(x) = AES-256-GCM with a zero nonce, as each key seals one message:
+//	         k("connector name"), k("listener name"), k("connector stored"), k("listener stored")
+//	outcome = 0x01 stored, or 0x02 not stored and at most 80 bytes of UTF-8 that say why
 //	tagC = HMAC-SHA-512(k("connector tag"), lv(sid, YL, ADL, YC, ADC, boxC))
 //	tagL = HMAC-SHA-512(k("listener tag"),  lv(sid, YL, ADL, YC, ADC, boxC, tagC, boxL))
 //	pairwise secret = k("pairwise secret"), 32 bytes
@@ -68,8 +71,30 @@
 // used, and one machine per code is enough. There must not be two: each would give
 // away a guess.
 //
-// If message 4 is lost the listener has a new peer, or a new secret for an old
-// one, and the connector has not. Pairing again repairs that in place.
+// After message 4 both know whom they have paired with, and each has yet to store it,
+// which can fail. So the connector stores the listener first, in such a way that it can
+// take that back, and says so; the listener stores the connector for good, and says so;
+// then the connector's record counts for good as well. A side that could not store says
+// that, and both keep nothing of this pairing; what they knew of each other before stays.
+// Nobody calls himself paired before both have stored. Message 5 may be sent again, the
+// same bytes, until message 6 comes.
+//
+// What a lost message or a crash leaves behind:
+//
+//	before message 5 arrived   the listener has nothing, and says so. The connector may
+//	                           have an unconfirmed record.
+//	message 6 lost             the listener has the connector, and has said so. The
+//	                           connector has an unconfirmed record.
+//
+// An unconfirmed record ([Peer.Confirmed]) does no harm: it pins the key of whoever knew
+// the code. It counts for good when the other side turns up in its mailbox and meets
+// with its secret, in either role. If it does not, the user is told that the pairing was
+// never confirmed. Beside the record of an earlier pairing with the same key it is a
+// second secret to meet with ([Peer.Variants]).
+//
+// Version 1 had no messages 5 and 6. The two do not pair: the hello or share of the
+// other version is rejected, which spends nothing, and both say which side is older.
+// Peers that were paired with it stay known.
 //
 // # Meeting: p2pagent-meet/1
 //

@@ -24,14 +24,18 @@ func FuzzPairing(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, m := range [][]byte{hello, share, proof, accept, rejectMsg(reasonCode), rejectMsg(reasonVersion)} {
+	if _, _, err := c.Step(accept); err != nil {
+		f.Fatal(err)
+	}
+	stored, _ := c.Stored(nil)
+	for _, m := range [][]byte{hello, share, proof, accept, stored, rejectMsg(reasonCode), rejectMsg(reasonVersion)} {
 		f.Add(m)
 	}
 	f.Fuzz(func(t *testing.T, in []byte) {
 		for _, p := range inEachState(t) {
 			before := p.state
-			out, done, err := p.Step(in)
-			if done || p.state == pairDone {
+			out, next, err := p.Step(in)
+			if next != NextWait || p.state == pairDone {
 				t.Fatalf("done by a message from nowhere, from state %d", before)
 			}
 			if err != nil && out != nil {
@@ -57,7 +61,12 @@ func inEachState(t *testing.T) []*Pairing {
 	_, c2 := pairOf(t)
 	c2.Start() // awaitShare
 	step(t, c1, share)
-	return []*Pairing{l0, c0, l1, c1, c2}
+	l3, c3 := pairOf(t)
+	toMustStore(t, l3, c3) // l3: awaitStored
+	l4, c4 := pairOf(t)
+	toMustStore(t, l4, c4)
+	c4.Stored(nil) // c4: awaitStored
+	return []*Pairing{l0, c0, l1, c1, c2, l3, c4}
 }
 
 // FuzzMeeting does the same to a meeting and its channel.

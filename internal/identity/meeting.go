@@ -63,6 +63,9 @@ func NewMeeting(role Role, self Fingerprint, peer Peer, mailbox string) (*Meetin
 	if err := checkPeer(peer); err != nil {
 		return nil, fmt.Errorf("meeting: %w", err)
 	}
+	if !peer.Confirmed() {
+		return nil, fmt.Errorf("meeting: peer %s has no secret to meet with", peer.Name)
+	}
 	m := &Meeting{role: role, psk: peer.Secret}
 	switch role {
 	case Connector:

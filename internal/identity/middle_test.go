@@ -138,13 +138,18 @@ func eachSeed(t *testing.T, f func(seed uint64, old [][]byte) (seen [][]byte, er
 // pairingSide adapts a Pairing.
 type pairingSide struct {
 	*Pairing
-	done bool
-	err  error // an error of a kind that Step does not promise
+	stored bool
+	done   bool
+	err    error // an error of a kind that Step does not promise
 }
 
 func (s *pairingSide) take(msg []byte) []byte {
-	out, done, err := s.Step(msg)
-	s.done = s.done || done
+	out, next, err := s.Step(msg)
+	if next == NextStore {
+		s.stored = true
+		out, next = s.Stored(nil)
+	}
+	s.done = s.done || next == NextPaired
 	var version ErrVersion
 	switch {
 	case err == nil, errors.Is(err, ErrBadMessage), errors.Is(err, ErrWrongCode), errors.Is(err, ErrFinished),
@@ -215,6 +220,11 @@ func forgePairing(m *middle, msg []byte) []byte {
 			}
 			return p.encode()
 		}
+	case typeStored:
+		if s, err := parseStored(r); err == nil {
+			s.box = m.bytes(len(s.box))
+			return s.encode()
+		}
 	case typeAccept:
 		if a, err := parseAccept(r); err == nil {
 			if m.rng.IntN(2) == 0 {
@@ -256,7 +266,7 @@ func TestPairingMiddle(t *testing.T) {
 		return m.seen[len(old):], err
 	})
 	t.Log(outcomes)
-	for _, o := range []string{"paired", "listener alone", "listener spent", "connector spent", "both spent", "unspent"} {
+	for _, o := range []string{"paired", "not known at the connector", "stored by the connector", "listener spent", "connector spent", "both spent", "unspent"} {
 		if outcomes[o] == 0 {
 			t.Errorf("the middle never led to %q: the test does not try what it should", o)
 		}
@@ -270,24 +280,26 @@ func judgePairing(l, c *pairingSide, sameCode bool) (string, error) {
 	}
 	lp, cp := l.Result(), c.Result()
 	switch {
-	case (l.done || c.done) && !sameCode:
-		return "", errors.New("done with different codes")
-	case l.done && !(l.Spent() && c.Spent()), c.done && !l.done:
+	case (l.stored || c.stored) && !sameCode:
+		return "", errors.New("stored with different codes")
+	case c.stored && !(l.Spent() && c.Spent()), l.stored && !c.stored, c.done && !l.done, l.done != l.stored:
 		return "", errors.New("done without what comes before it")
-	case l.done != (lp != Peer{}), c.done != (cp != Peer{}):
-		return "", errors.New("a result without being done, or none with it")
-	case l.done && (lp.Fingerprint != c.self.Fingerprint || lp.Name != c.self.Name):
+	case l.stored != (lp != Peer{}), c.stored != (cp != Peer{}):
+		return "", errors.New("a result without being told to store it, or none with it")
+	case l.stored && (lp.Fingerprint != c.self.Fingerprint || lp.Name != c.self.Name):
 		return "", fmt.Errorf("the listener pinned %v", lp)
-	case c.done && (cp.Fingerprint != l.self.Fingerprint || cp.Name != l.self.Name):
+	case c.stored && (cp.Fingerprint != l.self.Fingerprint || cp.Name != l.self.Name):
 		return "", fmt.Errorf("the connector pinned %v", cp)
-	case l.done && c.done && lp.Secret != cp.Secret:
+	case l.stored && lp.Secret != cp.Secret:
 		return "", errors.New("the secrets differ")
 	}
 	switch {
 	case c.done:
 		return "paired", nil
 	case l.done:
-		return "listener alone", nil
+		return "not known at the connector", nil
+	case c.stored:
+		return "stored by the connector", nil
 	case l.Spent() && c.Spent():
 		return "both spent", nil
 	case l.Spent():

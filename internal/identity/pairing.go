@@ -32,9 +32,10 @@ type Pairing struct {
 	share          cpaceShare // the listener's, from its answer to hello until proof
 	hello, answer  []byte     // the listener's: the hello it answered, and how
 
-	keys pairKeys // the connector's, from proof until accept
-	run  transcript
-	peer Peer
+	keys   pairKeys   // the connector's from its proof on, the listener's from its accept on
+	run    transcript // the connector's, from proof until accept
+	peer   Peer
+	stored []byte // the connector's message that it has stored the peer
 }
 
 // pairState is the message a side waits for, or the end.
@@ -46,8 +47,24 @@ const (
 	awaitShare                   // connector
 	awaitProof                   // listener: it may still be a new hello
 	awaitAccept                  // connector
+	mustStore                    // the caller, and then calls Stored
+	awaitStored                  // that the peer has stored, or could not
 	pairDone
 	pairFailed
+)
+
+// Next is what a caller has to do after a step of a pairing.
+type Next int
+
+const (
+	// NextWait is to wait for the next message.
+	NextWait Next = iota
+	// NextStore is to store the Result, and to call [Pairing.Stored]. The listener
+	// stores it for good: the connector has it. The connector stores it so that it
+	// can take it back ([Store.Propose]): the listener may still be unable to.
+	NextStore
+	// NextPaired is the end: both sides have stored it.
+	NextPaired
 )
 
 // NewPairing returns a pairing in the mailbox that the code's nameplate led to.
@@ -76,11 +93,16 @@ func NewPairing(role Role, code Code, self Self, mailbox string) (*Pairing, erro
 	return p, nil
 }
 
-// Start returns the message to send before any was received: the connector's
-// hello, and nil for the listener. Called again, while no answer has come, it
-// returns the same message, so that it can be sent once more.
+// Start returns the message to send unasked, and once more while no answer has come:
+// the connector's hello, and later that it has stored the peer. It is nil while there
+// is none: at the listener, and while a message must not be sent twice.
 func (p *Pairing) Start() []byte {
-	if p.role != Connector || p.state != notStarted && p.state != awaitShare {
+	switch {
+	case p.role != Connector:
+		return nil
+	case p.state == awaitStored:
+		return p.stored
+	case p.state != notStarted && p.state != awaitShare:
 		return nil
 	}
 	if p.state == notStarted {
@@ -96,30 +118,66 @@ func (p *Pairing) Start() []byte {
 func (p *Pairing) Vet(f func(Fingerprint) error) { p.vet = f }
 
 // Step takes a message from the peer. When out is not nil it has to be sent, also
-// when err is not nil: the peer learns from it why it ended. When done is true,
-// Result has the peer; the listener is done only after it has sent out.
+// when err is not nil: the peer learns from it why it ended.
 //
-// After [ErrWrongCode], [ErrFinished] and an error of Vet's function the pairing is
-// over. After any other error the message was ignored, and the pairing waits for a
-// better one: [ErrBadMessage], [ErrSelf], [ErrVersion].
-func (p *Pairing) Step(in []byte) (out []byte, done bool, err error) {
+// After [ErrWrongCode], [ErrNotStored], [ErrFinished] and an error of Vet's function
+// the pairing is over. After any other error the message was ignored, and the pairing
+// waits for a better one: [ErrBadMessage], [ErrSelf], [ErrVersion].
+func (p *Pairing) Step(in []byte) (out []byte, next Next, err error) {
 	out, err = p.step(in)
 	if err != nil {
-		err = fmt.Errorf("pairing as %s: %w", p.role, err)
+		return out, NextWait, fmt.Errorf("pairing as %s: %w", p.role, err)
 	}
-	return out, err == nil && p.state == pairDone, err
+	return out, p.next(), nil
+}
+
+func (p *Pairing) next() Next {
+	switch p.state {
+	case mustStore:
+		return NextStore
+	case pairDone:
+		return NextPaired
+	}
+	return NextWait
+}
+
+// Stored tells that the Result is stored, or why it is not, and returns what to send.
+// It is for the state that [NextStore] asks for, and returns nil in any other. Not stored
+// is the end.
+func (p *Pairing) Stored(failure error) (out []byte, next Next) {
+	if p.state != mustStore {
+		return nil, NextWait
+	}
+	key := p.keys.storedL
+	if p.role == Connector {
+		key = p.keys.storedC
+	}
+	out = storedMsg{sealOnce(key, outcome(failure))}.encode()
+	switch {
+	case failure != nil:
+		p.fail()
+	case p.role == Connector:
+		p.stored, p.state = out, awaitStored
+	default:
+		p.end(pairDone)
+	}
+	return out, p.next()
 }
 
 // Spent reports whether the code has served: it must not be used again.
 func (p *Pairing) Spent() bool { return p.spent }
 
-// Result returns the peer once Step has said done, and the zero Peer before. Its
-// Name passes [ValidateName]; its Added is zero.
+// Proved reports whether the peer has proved that it has the code.
+func (p *Pairing) Proved() bool { return p.peer.Secret != Secret{} }
+
+// Result returns the peer from the moment when it is to be stored, and the zero Peer
+// before and after a failure. Its Name passes [ValidateName]; its Added is zero.
 func (p *Pairing) Result() Peer {
-	if p.state != pairDone {
-		return Peer{}
+	switch {
+	case p.state == mustStore, p.state == pairDone, p.state == awaitStored && p.role == Connector:
+		return p.peer
 	}
-	return p.peer
+	return Peer{}
 }
 
 func (p *Pairing) step(in []byte) ([]byte, error) {
@@ -140,6 +198,8 @@ func (p *Pairing) step(in []byte) ([]byte, error) {
 		out, err = p.onProof(r)
 	case kind == typeAccept && p.state == awaitAccept:
 		err = p.onAccept(r)
+	case kind == typeStored && p.state == awaitStored:
+		err = p.onStored(r)
 	case kind == typeReject && p.state != notStarted:
 		err = p.onReject(r)
 	default:
@@ -202,7 +262,7 @@ func (p *Pairing) onShare(r *reader) ([]byte, error) {
 	}
 	run := transcript{sid: sid, yl: bytes.Clone(m.y), adl: bytes.Clone(m.ad), yc: share.public, adc: p.ad()}
 	keys := run.keys(k)
-	run.boxC = sealName(keys.nameC, p.self.Name)
+	run.boxC = sealOnce(keys.nameC, []byte(p.self.Name))
 	run.tagC = run.connectorTag(keys)
 
 	p.run, p.keys = run, keys
@@ -234,8 +294,10 @@ func (p *Pairing) onProof(r *reader) ([]byte, error) {
 		p.fail()
 		return rejectMsg(reasonCode), ErrWrongCode
 	}
-	run.boxL = sealName(keys.nameL, p.self.Name)
-	p.finish(Peer{Name: peerName(keys.nameC, m.box, f), Fingerprint: f, Secret: keys.secret})
+	run.boxL = sealOnce(keys.nameL, []byte(p.self.Name))
+	p.keys = keys
+	p.peer = Peer{Name: peerName(keys.nameC, m.box, f), Fingerprint: f, Secret: keys.secret}
+	p.state = awaitStored
 	return acceptMsg{run.boxL, run.listenerTag(keys)}.encode(), nil
 }
 
@@ -250,8 +312,35 @@ func (p *Pairing) onAccept(r *reader) error {
 		p.fail()
 		return ErrWrongCode
 	}
-	f := p.peer.Fingerprint
-	p.finish(Peer{Name: peerName(p.keys.nameL, m.box, f), Fingerprint: f, Secret: p.keys.secret})
+	p.peer.Name = peerName(p.keys.nameL, m.box, p.peer.Fingerprint)
+	p.peer.Secret = p.keys.secret
+	p.state = mustStore
+	return nil
+}
+
+// onStored: the peer has stored this side, or could not.
+func (p *Pairing) onStored(r *reader) error {
+	m, err := parseStored(r)
+	if err != nil {
+		return err
+	}
+	key := p.keys.storedC
+	if p.role == Connector {
+		key = p.keys.storedL
+	}
+	plain, err := openOnce(key, m.box)
+	if err != nil {
+		return badMessage("stored: %w", err)
+	}
+	if failure := parseOutcome(plain); failure != nil {
+		p.fail()
+		return failure
+	}
+	if p.role == Listener {
+		p.state = mustStore
+		return nil
+	}
+	p.end(pairDone)
 	return nil
 }
 
@@ -283,11 +372,6 @@ func (p *Pairing) theirFingerprint(ad []byte) (Fingerprint, error) {
 
 func (p *Pairing) ad() []byte { return associatedData(p.role, p.self.Fingerprint) }
 
-func (p *Pairing) finish(peer Peer) {
-	p.peer = peer
-	p.end(pairDone)
-}
-
 func (p *Pairing) fail() {
 	p.peer = Peer{}
 	p.end(pairFailed)
@@ -297,7 +381,7 @@ func (p *Pairing) fail() {
 func (p *Pairing) end(s pairState) {
 	p.state = s
 	p.prs, p.share, p.keys, p.run = nil, cpaceShare{}, pairKeys{}, transcript{}
-	p.hello, p.answer = nil, nil
+	p.hello, p.answer, p.stored = nil, nil, nil
 }
 
 func sessionID(nonceC, nonceL []byte) []byte {

@@ -5,6 +5,9 @@ import (
 	"crypto/ecdh"
 	"crypto/rand"
 	"errors"
+	"fmt"
+	"io/fs"
+	"syscall"
 	"testing"
 )
 
@@ -40,22 +43,22 @@ func pairOf(t testing.TB) (listener, connector *Pairing) {
 }
 
 // step requires a step without an error.
-func step(t *testing.T, p *Pairing, in []byte) (out []byte, done bool) {
+func step(t *testing.T, p *Pairing, in []byte) (out []byte, next Next) {
 	t.Helper()
-	out, done, err := p.Step(in)
+	out, next, err := p.Step(in)
 	if err != nil {
 		t.Fatalf("step: %v", err)
 	}
-	return out, done
+	return out, next
 }
 
 // refused requires a step that fails with want and changes nothing about the code.
 func refused(t *testing.T, p *Pairing, in []byte, want error) (out []byte) {
 	t.Helper()
 	spent := p.Spent()
-	out, done, err := p.Step(in)
-	if !errors.Is(err, want) || done {
-		t.Fatalf("step: done %t, %v; want %v", done, err, want)
+	out, next, err := p.Step(in)
+	if !errors.Is(err, want) || next != NextWait {
+		t.Fatalf("step: next %d, %v; want %v", next, err, want)
 	}
 	if p.Spent() != spent {
 		t.Fatal("a refused message spent the code")
@@ -68,31 +71,70 @@ func TestPairing(t *testing.T) {
 	if l.Start() != nil {
 		t.Error("the listener begins")
 	}
+	nothing := func(when string, sides ...*Pairing) {
+		t.Helper()
+		for _, p := range sides {
+			if (p.Result() != Peer{}) {
+				t.Errorf("%s: the %s has a result", when, p.role)
+			}
+			if out, next := p.Stored(nil); out != nil || next != NextWait {
+				t.Errorf("%s: the %s may say that it has stored", when, p.role)
+			}
+		}
+	}
+	expect := func(when string, next, want Next) {
+		t.Helper()
+		if next != want {
+			t.Errorf("%s: next is %d, want %d", when, next, want)
+		}
+	}
 	hello := c.Start()
 	if !bytes.Equal(hello, c.Start()) {
 		t.Error("a second Start gives another hello")
 	}
-	share, done := step(t, l, hello)
-	if done || l.Spent() || c.Spent() {
-		t.Error("done or spent after hello")
+	share, next := step(t, l, hello)
+	expect("hello", next, NextWait)
+	if l.Spent() || c.Spent() {
+		t.Error("spent after hello")
 	}
-	proof, done := step(t, c, share)
-	if done || !c.Spent() || l.Spent() {
-		t.Errorf("after share: done %t, spent %t and %t", done, c.Spent(), l.Spent())
+	proof, next := step(t, c, share)
+	expect("share", next, NextWait)
+	if !c.Spent() || l.Spent() || c.Start() != nil {
+		t.Errorf("after share: spent %t and %t, or the proof may be sent twice", c.Spent(), l.Spent())
 	}
-	if (c.Result() != Peer{}) {
-		t.Error("the connector has a result before accept")
+	nothing("after share", l, c)
+	accept, next := step(t, l, proof)
+	expect("proof", next, NextWait)
+	if !l.Spent() || !l.Proved() {
+		t.Errorf("after proof: spent %t, proved %t", l.Spent(), l.Proved())
 	}
-	accept, done := step(t, l, proof)
-	if !done || !l.Spent() {
-		t.Errorf("after proof: done %t, spent %t", done, l.Spent())
+	nothing("after proof", l, c)
+	out, next := step(t, c, accept)
+	expect("accept", next, NextStore)
+	if out != nil {
+		t.Errorf("out %x before it is stored", out)
 	}
-	out, done := step(t, c, accept)
-	if !done || out != nil {
-		t.Errorf("after accept: done %t, out %x", done, out)
+	cp := c.Result()
+	nothing("after accept", l)
+	storedC, next := c.Stored(nil)
+	expect("stored at the connector", next, NextWait)
+	if !bytes.Equal(storedC, c.Start()) {
+		t.Error("it cannot be said once more")
+	}
+	out, next = step(t, l, storedC)
+	expect("stored by the connector", next, NextStore)
+	if out != nil {
+		t.Errorf("out %x before it is stored", out)
+	}
+	lp := l.Result()
+	storedL, next := l.Stored(nil)
+	expect("stored at the listener", next, NextPaired)
+	out, next = step(t, c, storedL)
+	expect("stored by both", next, NextPaired)
+	if out != nil || l.Result() != lp || c.Result() != cp {
+		t.Errorf("out %x, or other results", out)
 	}
 
-	lp, cp := l.Result(), c.Result()
 	if lp.Name != "laptop" || lp.Fingerprint != testSelf("laptop").Fingerprint {
 		t.Errorf("the listener's peer: %v", lp)
 	}
@@ -102,7 +144,7 @@ func TestPairing(t *testing.T) {
 	if lp.Secret != cp.Secret || lp.Secret == (Secret{}) {
 		t.Error("the secrets differ or are empty")
 	}
-	for _, m := range [][]byte{hello, share, proof, accept} {
+	for _, m := range [][]byte{hello, share, proof, accept, storedC, storedL} {
 		if len(m) > MaxPairingMessage {
 			t.Errorf("a message of %d bytes", len(m))
 		}
@@ -114,6 +156,83 @@ func TestPairing(t *testing.T) {
 		if _, _, err := p.Step(hello); !errors.Is(err, ErrFinished) {
 			t.Errorf("step after the end: %v", err)
 		}
+	}
+}
+
+// A side that cannot store says so, without a path, and neither has a result then.
+func TestNotStored(t *testing.T) {
+	full := &fs.PathError{Op: "write", Path: "/home/user/secret", Err: syscall.ENOSPC}
+	for _, tt := range []struct {
+		name string
+		why  error
+		says string
+	}{
+		{"disk full", full, "the other machine could not store the pairing: " + syscall.ENOSPC.Error()},
+		{"name", fmt.Errorf("--as desk: %w", ErrNameTaken), "the other machine could not store the pairing: name is taken"},
+		{"another error", errors.New("of /home/user"), "the other machine could not store the pairing"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			told := func(p *Pairing, in []byte) {
+				t.Helper()
+				_, next, err := p.Step(in)
+				var not ErrNotStored
+				if !errors.As(err, &not) || not.Error() != tt.says || next != NextWait {
+					t.Errorf("next %d, %v; want %q", next, err, tt.says)
+				}
+			}
+			l, c := pairOf(t)
+			toMustStore(t, l, c)
+			out, next := c.Stored(tt.why)
+			told(l, out)
+			if next != NextWait || (l.Result() != Peer{}) || (c.Result() != Peer{}) {
+				t.Error("the connector could not store, and there is a result")
+			}
+
+			l, c = pairOf(t)
+			toMustStore(t, l, c)
+			out, _ = c.Stored(nil)
+			step(t, l, out)
+			out, next = l.Stored(tt.why)
+			told(c, out)
+			if next != NextWait || (l.Result() != Peer{}) || (c.Result() != Peer{}) {
+				t.Error("the listener could not store, and there is a result")
+			}
+			for _, p := range []*Pairing{l, c} {
+				if _, _, err := p.Step(out); !errors.Is(err, ErrFinished) {
+					t.Errorf("after the end: %v", err)
+				}
+			}
+		})
+	}
+}
+
+// What nobody but the peer can have said ends and confirms nothing.
+func TestForgedStored(t *testing.T) {
+	l, c := pairOf(t)
+	otherL, otherC := pairOf(t)
+	toMustStore(t, l, c)
+	toMustStore(t, otherL, otherC)
+	stored, _ := c.Stored(nil)
+	otherStored, _ := otherC.Stored(nil)
+	for _, forged := range [][]byte{otherStored, storedMsg{make([]byte, 17)}.encode(), storedMsg{}.encode(), {typeStored}} {
+		refused(t, l, forged, ErrBadMessage)
+		refused(t, c, forged, ErrBadMessage)
+	}
+	refused(t, c, stored, ErrBadMessage) // reflected
+	if _, next := step(t, l, stored); next != NextStore {
+		t.Errorf("next is %d", next)
+	}
+	refused(t, l, stored, ErrBadMessage) // again, while the caller stores
+}
+
+// toMustStore takes a pairing to where the connector is to store.
+func toMustStore(t *testing.T, l, c *Pairing) {
+	t.Helper()
+	share, _ := step(t, l, c.Start())
+	proof, _ := step(t, c, share)
+	accept, _ := step(t, l, proof)
+	if _, next := step(t, c, accept); next != NextStore {
+		t.Fatalf("next is %d", next)
 	}
 }
 
@@ -132,12 +251,12 @@ func TestPairingTwiceGivesOtherSecrets(t *testing.T) {
 // run takes a pairing to its good end.
 func run(t *testing.T, l, c *Pairing) {
 	t.Helper()
-	share, _ := step(t, l, c.Start())
-	proof, _ := step(t, c, share)
-	accept, done := step(t, l, proof)
-	_, done2 := step(t, c, accept)
-	if !done || !done2 {
-		t.Fatal("not done")
+	toMustStore(t, l, c)
+	out, _ := c.Stored(nil)
+	step(t, l, out)
+	out, _ = l.Stored(nil)
+	if _, next := step(t, c, out); next != NextPaired {
+		t.Fatal("not paired")
 	}
 }
 
@@ -147,13 +266,13 @@ func TestWrongCode(t *testing.T) {
 	share, _ := step(t, l, c.Start())
 	proof, _ := step(t, c, share)
 
-	reject, done, err := l.Step(proof)
-	if !errors.Is(err, ErrWrongCode) || done || !l.Spent() || reject == nil {
-		t.Fatalf("listener: reject %x, done %t, spent %t, %v", reject, done, l.Spent(), err)
+	reject, next, err := l.Step(proof)
+	if !errors.Is(err, ErrWrongCode) || next != NextWait || !l.Spent() || reject == nil {
+		t.Fatalf("listener: reject %x, next %d, spent %t, %v", reject, next, l.Spent(), err)
 	}
-	out, done, err := c.Step(reject)
-	if !errors.Is(err, ErrWrongCode) || done || out != nil || !c.Spent() {
-		t.Fatalf("connector: out %x, done %t, spent %t, %v", out, done, c.Spent(), err)
+	out, next, err := c.Step(reject)
+	if !errors.Is(err, ErrWrongCode) || next != NextWait || out != nil || !c.Spent() {
+		t.Fatalf("connector: out %x, next %d, spent %t, %v", out, next, c.Spent(), err)
 	}
 	// One guess, and that was it: the right proof comes too late.
 	for _, p := range []*Pairing{l, c} {
@@ -233,12 +352,9 @@ func TestJunkDoesNotBurnTheCode(t *testing.T) {
 	for _, j := range append(junk, share, proof, rejectMsg(77)) {
 		refused(t, c, j, ErrBadMessage)
 	}
-	accept, done := step(t, l, proof)
-	if !done {
-		t.Fatal("the listener is not done")
-	}
-	if _, done = step(t, c, accept); !done {
-		t.Fatal("the connector is not done")
+	accept, _ := step(t, l, proof)
+	if _, next := step(t, c, accept); next != NextStore {
+		t.Fatal("the connector has no peer to store")
 	}
 }
 
@@ -251,7 +367,7 @@ func testPoint(t *testing.T) []byte {
 	return k.PublicKey().Bytes()
 }
 
-// The key schedule of p2pagent-pair/1 is frozen. These values were computed from
+// The key schedule of p2pagent-pair/2 is frozen. These values were computed from
 // the package comment by another program in another language.
 func TestPairingKeysAreFrozen(t *testing.T) {
 	fill := func(n int, b byte) []byte { return bytes.Repeat([]byte{b}, n) }
@@ -266,21 +382,23 @@ func TestPairingKeysAreFrozen(t *testing.T) {
 	}
 	keys := run.keys(fill(pointSize, 5))
 	run.tagC = run.connectorTag(keys)
-	wantHex(t, "connector tag", run.tagC, "1f2caf752fd98736d7f74cc742f2a4dfe446e46962771d96b5fc4cc6c819cdc79ae2aa2f44b843aa9490f8b7dad961ec0ada32319c88e5d43a861f9c03fbb737")
-	wantHex(t, "listener tag", run.listenerTag(keys), "460649e30950ddd29114e049cad0a87f2efa3bc539020b47bf0c10977b06ad2d3d81740c6c5690dc896bcff99d14adff3b15878566a4bacc0ca2a3dce2292a46")
-	wantHex(t, "connector name key", keys.nameC, "8f65e26b14ce8f4f65c5f84198b2b72f379e70ba49caa88fd93c1ad7cf861dbf")
-	wantHex(t, "listener name key", keys.nameL, "96e71b6e2785d0fe0f50e793b10416902d8a72bcb348521e0d0eeac336fd9eb3")
-	wantHex(t, "pairwise secret", keys.secret[:], "d0ab9423c641e39b47baaba9e4de551eaf102b53adb0dcf151b6840d8dbbbb9f")
+	wantHex(t, "connector tag", run.tagC, "d60b438538da23707a9c3b63565a33614925523f5ee32b55d4d86589cbb846a82739fe4ca3791df42c8ea4a6e83ed9aeb1b7fce66ca13d10612dcc5cb3a6e009")
+	wantHex(t, "listener tag", run.listenerTag(keys), "23dfbebd58ffed7c83e2457b2fb16218eedc55df7859b777f30560380d90428ddc0f73d5c1ee18e9c3400c54fcb087d35a01158036690779a949c86f0ff88734")
+	wantHex(t, "connector name key", keys.nameC, "97bad4fabc0ef18c5b937e13b5e0bb4d44522646e6ce1c30e5952bbc5418406b")
+	wantHex(t, "listener name key", keys.nameL, "969bc0a8f376115aab802902aaab9e3cdf1194cd72eec5a2ed52bd44b56aa104")
+	wantHex(t, "connector stored key", keys.storedC, "344d39a52a12d01dd8e3851a7942614fd50da96d66574ff3272764aa55c640f7")
+	wantHex(t, "listener stored key", keys.storedL, "a6aadb5b086c2d4ef2fb7d64fbe7b945e3c16925085f3569bb48236811ad6deb")
+	wantHex(t, "pairwise secret", keys.secret[:], "9b916b86f20c7a9d8e7b45227957a2f8af8325b9dd96af52dafb2e173a524b1a")
 }
 
 func TestPairingVersion(t *testing.T) {
 	newer := []byte("p2pagent-pair/9")
 	check := func(t *testing.T, p *Pairing, in []byte) (out []byte) {
 		t.Helper()
-		out, done, err := p.Step(in)
+		out, next, err := p.Step(in)
 		var version ErrVersion
-		if !errors.As(err, &version) || version != (ErrVersion{Ours: PairingVersion, Theirs: string(newer)}) || done || p.Spent() {
-			t.Fatalf("done %t, spent %t, %v", done, p.Spent(), err)
+		if !errors.As(err, &version) || version != (ErrVersion{Ours: PairingVersion, Theirs: string(newer)}) || next != NextWait || p.Spent() {
+			t.Fatalf("next %d, spent %t, %v", next, p.Spent(), err)
 		}
 		return out
 	}
@@ -382,11 +500,11 @@ func TestActiveMiddleGuessesOnce(t *testing.T) {
 	proofOfM, _ := step(t, toListener, share)
 	// The real proof does not fit the other run, and it spends the code as well.
 	forwarded := bytes.Clone(proofOfC)
-	if _, done, err := l.Step(forwarded); !errors.Is(err, ErrWrongCode) || done {
-		t.Errorf("a proof from another run: done %t, %v", done, err)
+	if _, next, err := l.Step(forwarded); !errors.Is(err, ErrWrongCode) || next != NextWait {
+		t.Errorf("a proof from another run: next %d, %v", next, err)
 	}
-	if _, done, err := l.Step(proofOfM); !errors.Is(err, ErrFinished) || done {
-		t.Errorf("a second guess: done %t, %v", done, err)
+	if _, next, err := l.Step(proofOfM); !errors.Is(err, ErrFinished) || next != NextWait {
+		t.Errorf("a second guess: next %d, %v", next, err)
 	}
 }
 
@@ -423,8 +541,8 @@ func TestVet(t *testing.T) {
 		return refusal
 	})
 	share, _ := step(t, l, c.Start())
-	if out, done, err := c.Step(share); !errors.Is(err, refusal) || out != nil || done {
-		t.Errorf("out %x, done %t, %v", out, done, err)
+	if out, next, err := c.Step(share); !errors.Is(err, refusal) || out != nil || next != NextWait {
+		t.Errorf("out %x, next %d, %v", out, next, err)
 	}
 	if c.Spent() || l.Spent() {
 		t.Error("the code is spent")

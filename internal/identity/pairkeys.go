@@ -19,7 +19,9 @@ type transcript struct {
 type pairKeys struct {
 	tagC, tagL   []byte
 	nameC, nameL []byte
-	secret       Secret
+
+	storedC, storedL []byte
+	secret           Secret
 }
 
 // keys derives all keys from the point k that the two shares have in common.
@@ -27,11 +29,13 @@ func (t transcript) keys(k []byte) pairKeys {
 	isk := sessionKey(t.sid, k, t.yl, t.adl, t.yc, t.adc)
 	key := func(label string, n int) []byte { return derive(isk, PairingVersion+" "+label, n) }
 	return pairKeys{
-		tagC:   key("connector tag", tagSize),
-		tagL:   key("listener tag", tagSize),
-		nameC:  key("connector name", 32),
-		nameL:  key("listener name", 32),
-		secret: Secret(key("pairwise secret", 32)),
+		tagC:    key("connector tag", tagSize),
+		tagL:    key("listener tag", tagSize),
+		nameC:   key("connector name", 32),
+		nameL:   key("listener name", 32),
+		storedC: key("connector stored", 32),
+		storedL: key("listener stored", 32),
+		secret:  Secret(key("pairwise secret", 32)),
 	}
 }
 
@@ -51,24 +55,29 @@ func mac(key []byte, fields ...[]byte) []byte {
 	return h.Sum(nil)
 }
 
-// sealName encrypts a name. The key seals this one message, so the nonce is zero.
-func sealName(key []byte, name string) []byte {
-	aead := nameAEAD(key)
-	return aead.Seal(nil, make([]byte, aead.NonceSize()), []byte(name), nil)
+// sealOnce encrypts with a key that seals this one message, so the nonce is zero.
+func sealOnce(key, plain []byte) []byte {
+	aead := onceAEAD(key)
+	return aead.Seal(nil, make([]byte, aead.NonceSize()), plain, nil)
+}
+
+// openOnce is the inverse of sealOnce.
+func openOnce(key, box []byte) ([]byte, error) {
+	aead := onceAEAD(key)
+	return aead.Open(nil, make([]byte, aead.NonceSize()), box, nil)
 }
 
 // peerName returns the name in a box whose tag has been verified. When the peer
 // sent none that can be used here (its rules may be newer), its key names it.
 func peerName(key, box []byte, f Fingerprint) string {
-	aead := nameAEAD(key)
-	name, err := aead.Open(nil, make([]byte, aead.NonceSize()), box, nil)
+	name, err := openOnce(key, box)
 	if err != nil || ValidateName(string(name)) != nil {
 		return "peer-" + f.String()
 	}
 	return string(name)
 }
 
-func nameAEAD(key []byte) cipher.AEAD {
+func onceAEAD(key []byte) cipher.AEAD {
 	block, err := aes.NewCipher(key)
 	if err != nil {
 		panic("identity: " + err.Error()) // the key size is a constant

@@ -2,12 +2,12 @@ package identity
 
 import "bytes"
 
-// The five pairing messages as bytes. Parsing checks shape alone: lengths,
+// The pairing messages as bytes. Parsing checks shape alone: lengths,
 // versions, nothing left over. What a message means is pairing.go's affair.
 
 // PairingVersion is the version of the pairing protocol, frozen with the message
 // table of the package comment: whatever changes there changes this string.
-const PairingVersion = pairingName + "1"
+const PairingVersion = pairingName + "2"
 
 // pairingName begins the version of every pairing protocol there will be.
 const pairingName = "p2pagent-pair/"
@@ -21,6 +21,7 @@ const (
 	typeProof  = 0x03
 	typeAccept = 0x04
 	typeReject = 0x05
+	typeStored = 0x06
 )
 
 const (
@@ -41,6 +42,8 @@ type proofMsg struct{ y, ad, box, tag []byte }
 
 type acceptMsg struct{ box, tag []byte }
 
+type storedMsg struct{ box []byte }
+
 func message(kind byte, fields ...[]byte) []byte {
 	return append([]byte{kind}, lv(fields...)...)
 }
@@ -59,6 +62,10 @@ func (m proofMsg) encode() []byte {
 
 func (m acceptMsg) encode() []byte {
 	return message(typeAccept, m.box, m.tag)
+}
+
+func (m storedMsg) encode() []byte {
+	return message(typeStored, m.box)
 }
 
 func rejectMsg(reason byte) []byte {
@@ -120,6 +127,11 @@ func parseProof(r *reader) (m proofMsg, err error) {
 func parseAccept(r *reader) (m acceptMsg, err error) {
 	m.box, m.tag = r.field(), r.fixed(tagSize)
 	return m, ended(r, "accept")
+}
+
+func parseStored(r *reader) (m storedMsg, err error) {
+	m.box = r.field()
+	return m, ended(r, "stored")
 }
 
 func parseReject(r *reader) (reason byte, err error) {

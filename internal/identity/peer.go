@@ -15,10 +15,33 @@ type Peer struct {
 	Name string `json:"name"`
 	// Fingerprint is the pin: the key that TLS must show.
 	Fingerprint Fingerprint `json:"fingerprint"`
-	// Secret is shared with this peer alone. Only the store's file holds it.
+	// Secret is shared with this peer alone. Only the store's file holds it. It is
+	// zero for a peer that has never confirmed a pairing.
 	Secret Secret `json:"-"`
+	// Proposed is the secret of a pairing that this side has stored and the peer
+	// has not confirmed; zero when there is none.
+	Proposed Secret `json:"-"`
 	// Added is when the two were paired, the last time if more than once.
 	Added time.Time `json:"added"`
+}
+
+// Confirmed reports whether the peer is known to have stored this side.
+func (p Peer) Confirmed() bool { return p.Secret != Secret{} }
+
+// Variants returns p with each secret that the peer may have, the newest one first:
+// one, or two while a new pairing with it is not confirmed. In each, Secret is the one
+// to meet the peer with, and Proposed is the same when it is not confirmed.
+func (p Peer) Variants() (all []Peer) {
+	if (p.Proposed != Secret{}) {
+		v := p
+		v.Secret = p.Proposed
+		all = append(all, v)
+	}
+	if p.Confirmed() {
+		p.Proposed = Secret{}
+		all = append(all, p)
+	}
+	return all
 }
 
 // A Secret is 32 bytes that two peers share. It prints and logs as a

@@ -26,11 +26,13 @@ type peersFile struct {
 	Peers   []peerRecord `json:"peers"`
 }
 
-// A peerRecord is a Peer with its secret in the clear.
+// A peerRecord is a Peer with its secrets in the clear, as base64url. A program from
+// before there were proposed ones refuses a file with one in it.
 type peerRecord struct {
 	Name        string      `json:"name"`
 	Fingerprint Fingerprint `json:"fingerprint"`
-	Secret      string      `json:"secret"` // base64url
+	Secret      string      `json:"secret,omitempty"`
+	Proposed    string      `json:"proposed,omitempty"`
 	Added       time.Time   `json:"added"`
 }
 
@@ -79,12 +81,34 @@ func decodePeers(b []byte) ([]Peer, error) {
 
 func (r peerRecord) peer() (Peer, error) {
 	p := Peer{Name: r.Name, Fingerprint: r.Fingerprint, Added: r.Added}
-	secret, err := base64.RawURLEncoding.Strict().DecodeString(r.Secret)
-	if err != nil || len(secret) != len(p.Secret) {
-		return Peer{}, errors.New("its secret is not 32 bytes of base64url") // never quoted
+	var err error
+	if p.Secret, err = decodeSecret(r.Secret); err != nil {
+		return Peer{}, err
 	}
-	copy(p.Secret[:], secret)
+	if p.Proposed, err = decodeSecret(r.Proposed); err != nil {
+		return Peer{}, err
+	}
 	return p, checkPeer(p)
+}
+
+// decodeSecret reads a secret; none is the zero value.
+func decodeSecret(text string) (s Secret, err error) {
+	if text == "" {
+		return s, nil
+	}
+	b, err := base64.RawURLEncoding.Strict().DecodeString(text)
+	if err != nil || len(b) != len(s) {
+		return s, errors.New("its secret is not 32 bytes of base64url") // never quoted
+	}
+	return Secret(b), nil
+}
+
+// encodeSecret is the inverse of decodeSecret.
+func encodeSecret(s Secret) string {
+	if s == (Secret{}) {
+		return ""
+	}
+	return base64.RawURLEncoding.EncodeToString(s[:])
 }
 
 // checkPeer reports why p cannot be stored, or nil.
@@ -95,7 +119,7 @@ func checkPeer(p Peer) error {
 	if p.Fingerprint.IsZero() {
 		return fmt.Errorf("peer %s has no fingerprint", p.Name)
 	}
-	if p.Secret == (Secret{}) {
+	if p.Secret == (Secret{}) && p.Proposed == (Secret{}) {
 		return fmt.Errorf("peer %s has no secret", p.Name)
 	}
 	return nil
@@ -108,7 +132,8 @@ func encodePeers(peers []Peer) ([]byte, error) {
 		file.Peers[i] = peerRecord{
 			Name:        p.Name,
 			Fingerprint: p.Fingerprint,
-			Secret:      base64.RawURLEncoding.EncodeToString(p.Secret[:]),
+			Secret:      encodeSecret(p.Secret),
+			Proposed:    encodeSecret(p.Proposed),
 			Added:       p.Added,
 		}
 	}

@@ -159,6 +159,72 @@ func (s *Store) put(p Peer, chosen bool) (Peer, error) {
 	return p, nil
 }
 
+// Propose stores a peer whose side of the pairing is not confirmed yet, and returns it
+// with the name that it has or will have; p.Secret is the secret of that pairing. What
+// was known of the peer before stays in force beside it, its name too. name is the
+// user's choice, as with [Store.PutAs]; empty: the peer's own, as with [Store.Put].
+func (s *Store) Propose(p Peer, name string) (Peer, error) {
+	if err := checkPeer(p); err != nil {
+		return Peer{}, err
+	}
+	p.Proposed, p.Secret = p.Secret, Secret{}
+	p.Added = s.now().UTC().Truncate(time.Second)
+	if name != "" {
+		p.Name = name
+	}
+	err := s.change(func(peers []Peer) ([]Peer, error) {
+		if name != "" {
+			if err := nameFree(peers, name, p.Fingerprint); err != nil {
+				return nil, err
+			}
+		}
+		if i := indexFingerprint(peers, p.Fingerprint); i >= 0 {
+			peers[i].Proposed = p.Proposed
+			p = peers[i]
+			return peers, nil
+		}
+		if len(peers) >= maxPeers {
+			return nil, fmt.Errorf("add %s: %d peers are known, no more are possible", p.Name, maxPeers)
+		}
+		p.Name = freeName(peers, p.Name)
+		return append(peers, p), checkPeer(p)
+	})
+	return p, err
+}
+
+// Confirm makes the proposed secret of a peer the one that counts: the peer has shown
+// that it has it. fresh tells whether it did not count before. It fails with
+// [ErrUnknownPeer] when the peer has another secret.
+func (s *Store) Confirm(f Fingerprint, secret Secret) (p Peer, fresh bool, err error) {
+	err = s.change(func(peers []Peer) ([]Peer, error) {
+		i := indexFingerprint(peers, f)
+		if i < 0 || secret == (Secret{}) || peers[i].Proposed != secret && peers[i].Secret != secret {
+			return nil, fmt.Errorf("confirm: %w %s with that secret", ErrUnknownPeer, f)
+		}
+		if fresh = peers[i].Proposed == secret; fresh {
+			peers[i].Secret, peers[i].Proposed = secret, Secret{}
+		}
+		p = peers[i]
+		return peers, nil
+	})
+	return p, fresh, err
+}
+
+// Withdraw takes a proposed secret back: the peer has not stored it. A peer of which
+// nothing else is known is gone.
+func (s *Store) Withdraw(f Fingerprint, secret Secret) error {
+	return s.change(func(peers []Peer) ([]Peer, error) {
+		i := indexFingerprint(peers, f)
+		if i < 0 || peers[i].Proposed != secret {
+			return peers, nil
+		}
+		if peers[i].Proposed = (Secret{}); !peers[i].Confirmed() {
+			return slices.Delete(peers, i, i+1), nil
+		}
+		return peers, nil
+	})
+}
+
 // Rename gives a peer another name. It fails with [ErrUnknownPeer], or with
 // [ErrNameTaken] when another peer has the new name.
 func (s *Store) Rename(name, to string) error {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -364,5 +365,74 @@ func TestPutAs(t *testing.T) {
 		if err := s.NameFree(name, testPeer("desk").Fingerprint); !errors.Is(err, want) {
 			t.Errorf("%s for desk: %v, want %v", name, err, want)
 		}
+	}
+}
+
+// A proposed peer becomes one for good, or leaves no trace, and what was known of it
+// before counts until then.
+func TestPropose(t *testing.T) {
+	s := newStore(t)
+	put(t, s, testPeer("laptop"))
+	desk := testPeer("desk")
+	again := func() Peer { // from the file
+		p, err := s.ByFingerprint(desk.Fingerprint)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	secrets := func(p Peer) (all []Secret) {
+		for _, v := range p.Variants() {
+			all = append(all, v.Secret)
+		}
+		return all
+	}
+	propose := func(secret Secret, name, want string) {
+		t.Helper()
+		p := desk
+		p.Secret = secret
+		if p, err := s.Propose(p, name); err != nil || p.Name != want {
+			t.Fatalf("proposed as %q, %v; want %q", p.Name, err, want)
+		}
+	}
+	one, two := Secret{1}, Secret{2}
+	if _, err := s.Propose(desk, "Laptop"); !errors.Is(err, ErrNameTaken) {
+		t.Errorf("the name of another peer: %v", err)
+	}
+	desk.Name = "laptop" // what it calls itself
+	propose(one, "", "laptop-2")
+	if p := again(); p.Confirmed() || !slices.Equal(secrets(p), []Secret{one}) {
+		t.Errorf("a new peer: confirmed %t, %d secrets", p.Confirmed(), len(secrets(p)))
+	}
+	if err := s.Withdraw(desk.Fingerprint, two); err != nil || names(t, s) != "laptop laptop-2" {
+		t.Errorf("another secret withdrawn: %v, %q", err, names(t, s))
+	}
+	if err := s.Withdraw(desk.Fingerprint, one); err != nil || names(t, s) != "laptop" {
+		t.Errorf("withdrawn: %v, %q", err, names(t, s))
+	}
+	propose(one, "office", "office")
+	if _, _, err := s.Confirm(desk.Fingerprint, two); !errors.Is(err, ErrUnknownPeer) {
+		t.Errorf("another secret confirmed: %v", err)
+	}
+	if _, _, err := s.Confirm(testPeer("laptop").Fingerprint, Secret{}); !errors.Is(err, ErrUnknownPeer) {
+		t.Errorf("no secret confirmed: %v", err)
+	}
+	for _, want := range []bool{true, false} { // the second time it was confirmed already
+		p, fresh, err := s.Confirm(desk.Fingerprint, one)
+		if err != nil || fresh != want || p != again() || !p.Confirmed() || !slices.Equal(secrets(p), []Secret{one}) {
+			t.Errorf("confirmed: %v, fresh %t, %v", p, fresh, err)
+		}
+	}
+	propose(two, "", "office") // paired again
+	if p := again(); !p.Confirmed() || !slices.Equal(secrets(p), []Secret{two, one}) {
+		t.Errorf("paired again: confirmed %t, %d secrets", p.Confirmed(), len(secrets(p)))
+	}
+	if err := s.Withdraw(desk.Fingerprint, two); err != nil || !slices.Equal(secrets(again()), []Secret{one}) {
+		t.Errorf("withdrawn: %v, %d secrets", err, len(secrets(again())))
+	}
+	propose(two, "", "office")
+	desk.Secret = two
+	if p := put(t, s, desk); p.Name != "office" || !slices.Equal(secrets(again()), []Secret{two}) {
+		t.Errorf("put: %q, %d secrets", p.Name, len(secrets(again())))
 	}
 }

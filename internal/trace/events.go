@@ -78,6 +78,7 @@ type Paired struct {
 type PairingFailed struct {
 	Why   string `json:"why"`
 	Final bool   `json:"final,omitempty"` // there is no new code
+	Valid bool   `json:"valid,omitempty"` // and none is needed: the code can still be used
 }
 
 // RelayAllocated is a TURN allocation made.
