@@ -45,7 +45,8 @@ type Stream interface {
 	// StopReading has the peer send no more.
 	StopReading(session.Code)
 
-	// Stopped is closed when the peer takes no more, or all has ended.
+	// Stopped is closed when the peer takes no more, or this side has ended its
+	// direction.
 	Stopped() <-chan struct{}
 }
 
@@ -88,6 +89,7 @@ type crossing struct {
 
 	in, out    atomic.Int64 // payload bytes so far
 	halfClosed atomic.Bool  // the program was told that nothing more comes
+	finished   atomic.Bool  // the peer was told so
 }
 
 // outward carries what the program sends.
@@ -107,6 +109,7 @@ func (c *crossing) outward() {
 		c.endings <- ending{outward, atNear, errGone}
 		return
 	}
+	c.finished.Store(true)
 	c.endings <- ending{outward, atFar, c.far.CloseWrite()}
 }
 
@@ -145,8 +148,8 @@ func (c *crossing) watch(ctx context.Context) (cause error) {
 		case e = <-c.endings:
 		case <-stopped:
 			stopped = nil
-			if ended[outward] {
-				continue // that was our own end
+			if ended[outward] || c.finished.Load() {
+				continue // by our own end, which tells of itself
 			}
 			e = ending{outward, atFar, errStopped}
 		case <-slow.ticks():

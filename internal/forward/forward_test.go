@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
@@ -71,7 +72,11 @@ func (e *end) Read(b []byte) (int, error) {
 	return e.r.Read(b)
 }
 func (e *end) Write(b []byte) (int, error) { return e.w.Write(b) }
-func (e *end) CloseWrite() error           { return e.w.Close() }
+func (e *end) CloseWrite() error {
+	e.stop()
+	runtime.Gosched() // whoever waits for that comes before our return
+	return e.w.Close()
+}
 func (e *end) Reset(c session.Code) {
 	err := &session.ResetError{Code: c}
 	e.answer(err)
