@@ -25,23 +25,6 @@ type Config struct {
 	Trace       *trace.Recorder // may be nil
 }
 
-// Errors that callers branch on.
-var (
-	// ErrClosed is what operations on an ended session return when this side
-	// closed it. It is net.ErrClosed too.
-	ErrClosed = fmt.Errorf("session closed: %w", net.ErrClosed)
-	// ErrIdle: nothing arrived for the idle timeout.
-	ErrIdle = errors.New("peer silent for the idle timeout")
-)
-
-// A PeerClosedError is a session that the peer ended.
-type PeerClosedError struct {
-	Code   Code
-	Reason string // the peer's sentence; untrusted text, quoted by Error
-}
-
-func (e *PeerClosedError) Error() string { return fmt.Sprintf("peer closed the session: %q", e.Reason) }
-
 // Session is one QUIC connection with its control stream.
 type Session struct {
 	transport *quic.Transport
@@ -225,22 +208,5 @@ func (s *Session) Close(code Code, reason string) error {
 		}
 		err = errors.Join(err, s.transport.Close())
 	})
-	return err
-}
-
-// sessionError turns quic-go's errors into ours.
-func sessionError(err error) error {
-	var app *quic.ApplicationError
-	var idle *quic.IdleTimeoutError
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &app) && app.Remote:
-		return &PeerClosedError{Code(min(app.ErrorCode, 255)), app.ErrorMessage}
-	case errors.As(err, &app), errors.Is(err, quic.ErrTransportClosed), errors.Is(err, quic.ErrServerClosed):
-		return ErrClosed
-	case errors.As(err, &idle):
-		return ErrIdle
-	}
 	return err
 }

@@ -2,9 +2,7 @@ package session
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -121,28 +119,6 @@ func (s *Stream) Refuse(c Code, reason string) {
 		return
 	}
 	s.qs.Close()
-}
-
-// A ResetError is a stream that the peer reset.
-type ResetError struct{ Code Code }
-
-func (e *ResetError) Error() string { return "stream reset by peer: " + e.Code.String() }
-
-// ErrReset is what a stream returns that this side has reset.
-var ErrReset = errors.New("stream reset by this side")
-
-// streamError turns quic-go's errors into ours, and leaves io.EOF alone.
-func streamError(err error) error {
-	var reset *quic.StreamError
-	switch {
-	case err == nil, err == io.EOF:
-		return err
-	case errors.As(err, &reset) && reset.Remote:
-		return &ResetError{Code(min(reset.ErrorCode, 255))}
-	case errors.As(err, &reset), errors.Is(err, quic.ErrStreamClosed):
-		return ErrReset
-	}
-	return sessionError(err)
 }
 
 // openRecord is the header as it goes out, or why it cannot.

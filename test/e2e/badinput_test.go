@@ -51,6 +51,13 @@ func args(args ...string) feed {
 	return func(t *testing.T, w *world) outcome { return w.alice.run(t, args...) }
 }
 
+// piped is bad input as the target of data, more than fits on the way.
+func piped(target string) feed {
+	return func(t *testing.T, w *world) outcome {
+		return w.alice.runWith(t, nil, strings.Repeat("data", 1<<20), "pipe", "bob", target)
+	}
+}
+
 // at is a bad address of the signal server.
 func at(url string) feed {
 	return func(t *testing.T, w *world) outcome {
@@ -212,6 +219,8 @@ var badInput = []struct {
 		return h.run(t, "ping", "--timeout", "5s", "dave")
 	}, 4, "dave did not come within 5s"},
 	{"target that is not allowed", args("pipe", "bob", "127.0.0.1:22"), 8, "127.0.0.1:22 is not on this side's --allow list"},
+	{"data for a target that is not allowed", piped("127.0.0.1:22"), 8, "127.0.0.1:22 is not on this side's --allow list"},
+	{"data for a target where nobody is", piped(nobody), 1, "connection refused"},
 	{"target that is no target", args("pipe", "bob", "nonsense"), 2, "HOST:PORT"},
 	{"target without a port", args("pipe", "bob", "localhost:0"), 2, "port"},
 	{"target by another name", args("pipe", "bob", "localhost.localdomain:1"), 8, "not on this side's --allow list"},
