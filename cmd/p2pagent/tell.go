@@ -153,7 +153,7 @@ func brief(r trace.Record) (text, tone string) {
 			return r.Peer + ": link ended" + because(e.Why), yellow
 		}
 	case trace.PathSuspected:
-		return fmt.Sprintf("%s: %s silent for %s; sending over a second path too", r.Peer, pathText(e.Path), millis(e.Silent)), yellow
+		return pathSuspected(r.Peer, e)
 	case trace.PathChanged:
 		return pathChange(r.Peer, e)
 	case trace.Verdict:
@@ -210,6 +210,18 @@ func pathChange(peer string, e trace.PathChanged) (text, tone string) {
 		return text, green
 	}
 	return text, yellow
+}
+
+// pathSuspected tells of a silence where it matters: on the path that payload takes.
+func pathSuspected(peer string, e trace.PathSuspected) (text, tone string) {
+	if !e.Active {
+		return "", ""
+	}
+	text = fmt.Sprintf("%s: %s silent for %s", peer, pathText(e.Path), millis(e.Silent))
+	if e.Second == nil {
+		return text + "; there is no second path", yellow
+	}
+	return text + "; sending over a second path too", yellow
 }
 
 // targetResolved is a name of --allow that has moved, or is of no use for now.

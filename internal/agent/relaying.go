@@ -182,8 +182,8 @@ func (l *link) peerRelay(addr netip.AddrPort) {
 	}
 	if fresh {
 		l.trace.Emit(trace.Candidate{Remote: true, Type: string(candidates.Relayed), Addr: addr})
-		l.conn.Expect(addr)
 	}
+	l.conn.Expect(addr)
 	r.peer = addr
 	l.tryRelays()
 }

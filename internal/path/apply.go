@@ -99,7 +99,12 @@ func (c *Conn) apply(now time.Duration, actions []action) (sends []outgoing, rep
 			c.tell(Change{Event: Added, Path: c.status(t)})
 		case becameSuspect:
 			const why = "probes are not answered"
-			c.cfg.Trace.Emit(trace.PathSuspected{Path: c.tracePath(a.path), Why: why, Silent: ms(a.silent)})
+			ev := trace.PathSuspected{Path: c.tracePath(a.path), Why: why, Silent: ms(a.silent), Active: a.path.id == c.engine.cur.primary}
+			if t := c.engine.byID(c.engine.cur.duplicate); ev.Active && t != nil {
+				second := c.tracePath(t)
+				ev.Second = &second
+			}
+			c.cfg.Trace.Emit(ev)
 			c.tell(Change{Event: Suspected, Path: c.status(a.path), Why: why})
 		case becameAlive:
 			c.signalMoved()

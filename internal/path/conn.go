@@ -298,9 +298,10 @@ func (c *Conn) Try(cr Carrier, remote netip.AddrPort, kind Kind) error {
 	return err
 }
 
-// Expect announces the peer's addresses on relays, so that its probes from
-// there are known as relayed. The peer says so as well; this is for paths whose
-// far end it does not know to be one.
+// Expect announces the peer's addresses on relays, in place of those of the last
+// call, so that its probes from there are known as relayed. The peer says so as
+// well; this is for paths whose far end it does not know to be one. Paths to
+// addresses of earlier calls are closed when they do not work any more.
 func (c *Conn) Expect(relays ...netip.AddrPort) {
 	known := make([]netip.AddrPort, len(relays))
 	for i, a := range relays {

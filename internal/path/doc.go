@@ -68,7 +68,8 @@
 // path that is not cold is probed every 5 seconds after the first 30, and any
 // twice a second while none is alive. All these pauses are up to a twentieth
 // shorter, by chance. Of the cold paths that neither side has needed for 5
-// minutes only the best four are kept.
+// minutes only the best four are kept. A path to an address that the peer had on
+// a relay, and has exchanged for another one, is closed when it is dead.
 //
 // A new path, one with a missing answer, one that is cold no longer, and after
 // [Conn.Nudge] every path, is probed at once and again after 20, 40, 80, 160,

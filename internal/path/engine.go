@@ -54,9 +54,9 @@ type engine struct {
 	tunnelOf func(key) string
 	routesAt time.Duration // when that was last done
 
-	carriers map[int]reach // by id
-	relays   map[netip.AddrPort]bool
-	paths    []*track // by id, ascending
+	carriers map[int]reach           // by id
+	relays   map[netip.AddrPort]bool // the peer's addresses on relays; true: it is there now
+	paths    []*track                // by id, ascending
 	lastID   int
 	seq      uint64
 
@@ -135,7 +135,7 @@ func (e *engine) try(now time.Duration, k key, remoteRelayed bool) error {
 		}
 		return nil
 	}
-	p := &track{key: k, local: ours, remoteRelayed: remoteRelayed || e.relays[k.remote]}
+	p := &track{key: k, local: ours, remoteRelayed: remoteRelayed || e.onRelay(k.remote)}
 	if !e.policy.permits(p.hops()) {
 		return fmt.Errorf("path to %v with %d relays: %w", k.remote, p.hops(), ErrNotPermitted)
 	}
@@ -173,17 +173,34 @@ func (e *engine) evict(now time.Duration) bool {
 	return true
 }
 
-// expect announces remote addresses that are relays'.
+// expect announces where on relays the peer is now. Where it was before are
+// relays' addresses still, while anything works there.
 func (e *engine) expect(now time.Duration, relays []netip.AddrPort) {
+	for a := range e.relays {
+		e.relays[a] = false
+	}
 	for _, a := range relays {
 		e.relays[a] = true
 	}
 	for _, p := range e.paths {
-		if e.relays[p.key.remote] {
+		if e.onRelay(p.key.remote) {
 			p.remoteRelayed = true
 		}
 	}
 	e.tick(now)
+}
+
+// onRelay reports an address that the peer has or had on a relay.
+func (e *engine) onRelay(remote netip.AddrPort) bool {
+	_, ok := e.relays[remote]
+	return ok
+}
+
+// leftBehind reports a path to where the peer was on a relay before it was given
+// another address there. An allocation that is lost does not come back.
+func (e *engine) leftBehind(p *track) bool {
+	now, known := e.relays[p.key.remote]
+	return known && !now && (p.state == Dead || p.state == Probing)
 }
 
 // request takes an authenticated request from the peer, and reports whether to
@@ -197,7 +214,7 @@ func (e *engine) request(now time.Duration, k key, said probeMark) bool {
 	}
 	p := e.find(k)
 	if p == nil {
-		p = &track{key: k, local: ours, remoteRelayed: said.relay || e.relays[k.remote], fromPeer: true}
+		p = &track{key: k, local: ours, remoteRelayed: said.relay || e.onRelay(k.remote), fromPeer: true}
 		if !e.policy.permits(p.hops()) {
 			return false
 		}

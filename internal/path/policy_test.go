@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 func TestRequireDirect(t *testing.T) {
@@ -138,5 +141,78 @@ func TestConsentExpires(t *testing.T) {
 		if !write(3) {
 			t.Error("nothing is sent over the path that healed")
 		}
+	})
+}
+
+// A dead path is kept as its mapping may come back. An address on a relay does
+// not: with another one named, the paths to it go when they die, or at once when
+// they never worked.
+func TestExpectAnother(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.a.Expect(s.relayB.addr)
+		s.relay(t)
+		usable(t, s.a, s.b)
+		never := netip.MustParseAddrPort("203.0.113.9:3999")
+		s.a.Expect(s.relayB.addr, never)
+		if err := s.a.Try(s.directA, never, Relayed); err != nil {
+			t.Fatal(err)
+		}
+		s.direct(t)
+		s.on(t, Direct, time.Second)
+
+		next := add(t, s.b, s.wire.carrier("203.0.113.9:3001"), Relayed)
+		s.a.Expect(next.addr)
+		try(t, s.a, s.directA, next, Relayed)
+		try(t, s.b, next, s.directA, Direct)
+		time.Sleep(5 * time.Second)
+		remotes := func() (out []netip.AddrPort) {
+			for _, p := range s.a.Status() {
+				out = append(out, p.Remote)
+			}
+			return out
+		}
+		if got, want := remotes(), []netip.AddrPort{s.relayB.addr, s.directB.addr, next.addr}; !slices.Equal(got, want) {
+			t.Errorf("paths to %v, want %v", got, want)
+		}
+		s.b.RemoveCarrier(s.relayB)
+		time.Sleep(minDead + coldEvery)
+		if got, want := remotes(), []netip.AddrPort{s.directB.addr, next.addr}; !slices.Equal(got, want) {
+			t.Errorf("paths to %v, want %v", got, want)
+		}
+	})
+}
+
+// What the trace says of a silent path is where payload goes.
+func TestSuspectsAreTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSite(t)
+		s.relay(t)
+		s.direct(t)
+		usable(t, s.a, s.b)
+		s.on(t, Direct, time.Second)
+		suspected := func() (out []trace.PathSuspected) {
+			for _, e := range s.eventsA.list() {
+				if e, ok := e.(trace.PathSuspected); ok {
+					out = append(out, e)
+				}
+			}
+			return out
+		}
+		relayed := func(down bool) { s.wire.set(s.directA, s.relayB, func(l *link) { l.down = down }) }
+		time.Sleep(time.Second)
+		relayed(true)
+		time.Sleep(4 * time.Second)
+		if got := suspected(); len(got) != 1 || got[0].Active || got[0].Second != nil {
+			t.Errorf("the spare path: %+v, %+v", got, s.a.Status())
+		}
+		relayed(false)
+		time.Sleep(4 * time.Second)
+		s.cut(true)
+		time.Sleep(4 * time.Second)
+		if got := suspected(); len(got) != 2 || !got[1].Active || got[1].Second == nil || got[1].Second.Kind != string(Relayed) {
+			t.Errorf("the path in use: %+v", got)
+		}
+		s.cut(false)
 	})
 }

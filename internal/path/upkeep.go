@@ -21,6 +21,8 @@ func (e *engine) tick(now time.Duration) {
 			return "carries less than 548 bytes", true
 		case p.state == Dead && now-p.since >= deadFor && e.anyAlive():
 			return "dead", true
+		case e.leftBehind(p):
+			return "the peer has another address on the relay", true
 		case slices.Contains(unneeded, p.id):
 			return "not needed", true
 		}

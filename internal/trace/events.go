@@ -158,11 +158,13 @@ type PathSize struct {
 	To   int  `json:"to"`
 }
 
-// PathSuspected is a path in use whose probes are not answered any more.
+// PathSuspected is a path whose probes are not answered any more.
 type PathSuspected struct {
 	Path   Path    `json:"path"`
 	Why    string  `json:"why"`
 	Silent float64 `json:"silent_ms"`
+	Active bool    `json:"active"` // payload goes there
+	Second *Path   `json:"second"` // where it goes too; null when there is nowhere
 }
 
 // PathChanged is the session moving. From is nil for the first path, To is nil
