@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -151,4 +152,22 @@ func (u URI) Resolve(ctx context.Context, network string) ([]netip.AddrPort, err
 		out[i] = netip.AddrPortFrom(a.Unmap(), u.Port)
 	}
 	return out, nil
+}
+
+// TakeTurns makes one list of several: the first of each, the second of each, and
+// so on, each value once, at most so many. So no list keeps the others out.
+func TakeTurns[T comparable](lists [][]T, most int) (out []T) {
+	for i, more := 0, true; more && len(out) < most; i++ {
+		more = false
+		for _, l := range lists {
+			if i >= len(l) || len(out) == most {
+				continue
+			}
+			more = true
+			if !slices.Contains(out, l[i]) {
+				out = append(out, l[i])
+			}
+		}
+	}
+	return out
 }

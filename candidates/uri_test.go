@@ -80,3 +80,23 @@ func TestResolve(t *testing.T) {
 		t.Fatalf("unhelpful error: %v", err)
 	}
 }
+
+func TestTakeTurns(t *testing.T) {
+	for _, tt := range []struct {
+		name  string
+		lists [][]string
+		most  int
+		want  string
+	}{
+		{"none", nil, 8, ""},
+		{"one list", [][]string{{"a", "b"}}, 8, "a b"},
+		{"in turn", [][]string{{"a", "b", "c"}, {"x"}, {}, {"y", "z"}}, 8, "a x y b z c"},
+		{"at most", [][]string{{"a", "b", "c"}, {"x", "y", "z"}}, 3, "a x b"},
+		{"once each", [][]string{{"a", "b"}, {"a", "b", "c"}}, 8, "a b c"},
+		{"no more", [][]string{{"a"}}, 0, ""},
+	} {
+		if got := strings.Join(TakeTurns(tt.lists, tt.most), " "); got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}

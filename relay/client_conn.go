@@ -71,6 +71,9 @@ func listenUDPConn(c ClientConfig) (*udpConn, error) {
 	if c.Server.Addr().Is4() {
 		network = "udp4"
 	}
+	if err := routed(network, c.Server); err != nil {
+		return nil, err
+	}
 	// DF stays unset: what the relay adds may make a datagram too long for the
 	// path to it, and then fragments are better than nothing.
 	sock, err := udpsock.Listen(udpsock.Config{Network: network, Raw: true, Portable: c.Portable, Trace: c.Trace})
@@ -78,6 +81,16 @@ func listenUDPConn(c ClientConfig) (*udpConn, error) {
 		return nil, err
 	}
 	return &udpConn{sock: sock, server: c.Server}, nil
+}
+
+// routed returns an error when this machine has no way to a server. A socket that
+// is not connected does not tell; it would be seconds of silence.
+func routed(network string, server netip.AddrPort) error {
+	c, err := net.DialUDP(network, nil, net.UDPAddrFromAddrPort(server))
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 func (u *udpConn) serve(f func(*udpsock.Packet)) error {

@@ -73,6 +73,9 @@ needs a server with a second address; what was not measured is said to be so.`,
 	return cmd
 }
 
+// maxSTUN bounds the addresses that are asked, whatever DNS says.
+const maxSTUN = 8
+
 // stunServers are those of the command line, or those of the signaling server.
 func (c *common) stunServers(ctx context.Context) ([]netip.AddrPort, error) {
 	uris, err := parseURIs("--stun", c.stun, "stun")
@@ -91,14 +94,15 @@ func (c *common) stunServers(ctx context.Context) ([]netip.AddrPort, error) {
 			return nil, err
 		}
 	}
-	var out []netip.AddrPort
+	var lists [][]netip.AddrPort
 	for _, u := range uris {
 		addrs, err := u.Resolve(ctx, "ip4")
 		if err != nil {
 			return nil, err
 		}
-		out = append(out, addrs[0])
+		lists = append(lists, addrs)
 	}
+	out := candidates.TakeTurns(lists, maxSTUN)
 	if len(out) == 0 {
 		return nil, errors.New("the signaling server names no STUN server; give --stun")
 	}

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/p2pagent/p2pagent/candidates"
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/relay"
@@ -33,7 +34,7 @@ var errNewCredentials = errors.New("new credentials have come")
 // not every server minds, and signaling may be out of reach.
 func (l *link) allocate() {
 	r := &l.relaying
-	if l.requireDirect() || r.try != nil || r.alloc != nil || len(l.servers.turn) == 0 {
+	if l.requireDirect() || r.try != nil || r.alloc != nil || len(l.servers.turnURIs) == 0 {
 		return
 	}
 	r.retryAt = time.Time{}
@@ -48,19 +49,35 @@ func (l *link) startTry(s servers) {
 	if try.stale {
 		l.renewCredentials()
 	}
+	again := l.relaying.failures > 0
 	l.work(func(context.Context) {
 		defer cancel(nil)
+		if again { // the names may lead elsewhere by now
+			s = s.resolved(ctx, candidates.URI.Resolve)
+			l.do(func() { l.useAddresses(try, s) })
+		}
 		ctx, stop := context.WithTimeout(ctx, allocateTimeout)
 		defer stop()
-		err := l.race(ctx, try)
+		err := l.race(ctx, try, s)
 		l.do(func() { l.tried(try, err) })
 	})
 }
 
-// race runs a try, and hands over what it brings.
-func (l *link) race(ctx context.Context, try *allocationTry) error {
-	s := try.servers
-	return runRace(ctx, newRace(s.turn, s.minted), func(ctx context.Context, t turnServer) (*relay.Allocation, error) {
+// useAddresses takes what the names of a try's servers led to.
+func (l *link) useAddresses(try *allocationTry, s servers) {
+	if l.relaying.try != try || !try.servers.sameCredentials(l.servers) {
+		return
+	}
+	had := len(l.servers.stun)
+	l.servers.stun, l.servers.turn, l.servers.unresolved = s.stun, s.turn, s.unresolved
+	if had == 0 && len(s.stun) > 0 {
+		l.gather(l.announce)
+	}
+}
+
+// race runs a try with the servers' addresses, and hands over what it brings.
+func (l *link) race(ctx context.Context, try *allocationTry, s servers) error {
+	return runRace(ctx, newRace(s), func(ctx context.Context, t turnServer) (*relay.Allocation, error) {
 		return relay.Allocate(ctx, relay.ClientConfig{
 			Server: t.addr, Transport: t.uri.Transport, ServerName: t.uri.Host,
 			Username: s.user, Password: s.pass, Portable: l.env.cfg.Portable, Trace: l.trace,
@@ -174,7 +191,12 @@ func (l *link) tried(try *allocationTry, err error) {
 			l.renewCredentials() // else with the next try: they may all be refused
 		}
 	}
-	r.retryAt = time.Now().Add(allocationBackoff(r.failures))
+	wait := allocationBackoff(r.failures)
+	var none *noRelayError
+	if errors.As(err, &none) && none.unreachable() {
+		wait = allocationBackoff(1) // it costs nobody anything to find out
+	}
+	r.retryAt = time.Now().Add(wait)
 }
 
 // allocationBackoff grows from one second to half a minute.
@@ -210,8 +232,8 @@ func (l *link) lookForUDP() {
 		return
 	}
 	s := l.servers
-	s.turn = slices.Clone(s.turn)
-	s.turn = slices.DeleteFunc(s.turn, func(t turnServer) bool { return t.rank() > 0 })
+	s.turnURIs = slices.DeleteFunc(slices.Clone(s.turnURIs), func(u candidates.URI) bool { return u.Transport != "udp" })
+	s.turn = slices.DeleteFunc(slices.Clone(s.turn), func(t turnServer) bool { return t.rank() > 0 })
 	if len(s.turn) > 0 {
 		l.startTry(s)
 	}

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"fmt"
-	"net/netip"
 	"time"
 
 	"github.com/p2pagent/p2pagent/candidates"
@@ -78,26 +77,11 @@ const (
 	sessionTimeout   = 20 * time.Second
 	redialPause      = 50 * time.Millisecond
 	probeTimeout     = 5 * time.Second
-	attemptGap       = time.Second      // between the starts of two attempts, whoever asks
-	kickGap          = 30 * time.Second // between two of our own reconnections to signaling
-	resolveTimeout   = 3 * time.Second  // of the names of servers
-	rereadPause      = 2 * time.Second  // after the known peers could not be read
-	watchInterval    = 2 * time.Second  // of the network
-	sendTimeout      = 5 * time.Second  // one message into signaling
+	attemptGap       = time.Second            // between the starts of two attempts, whoever asks
+	kickGap          = 30 * time.Second       // between two of our own reconnections to signaling
+	resolveTimeout   = 3 * time.Second        // of the names of servers
+	resolveGrace     = 250 * time.Millisecond // for the other family, when one has answered
+	rereadPause      = 2 * time.Second        // after the known peers could not be read
+	watchInterval    = 2 * time.Second        // of the network
+	sendTimeout      = 5 * time.Second        // one message into signaling
 )
-
-// servers are the STUN and TURN servers that a link uses, and how.
-type servers struct {
-	stun []netip.AddrPort
-	turn []turnServer
-	user string
-	pass string
-
-	minted  bool      // the credentials are signaling's, which renews them
-	expires time.Time // of the credentials, by our clock; zero: not known
-}
-
-type turnServer struct {
-	uri  candidates.URI
-	addr netip.AddrPort
-}

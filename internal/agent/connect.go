@@ -394,7 +394,7 @@ func (c *Connector) propose(ctx context.Context) error {
 	}
 	c.say(ctx, &message{Offer: &o})
 	l.servers = c.servers
-	if len(l.servers.stun) == 0 {
+	if l.servers.none() {
 		l.servers = c.env.serversFor(ctx, nil)
 	}
 	l.onSession = c.serveSession

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"fmt"
 	"net"
 	"net/netip"
 	"slices"
@@ -141,58 +140,6 @@ func (e *environment) change() <-chan struct{} {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.changed
-}
-
-// serversFor resolves the servers for a link: those of the command line, or
-// those that the signaling server gave.
-func (e *environment) serversFor(ctx context.Context, c *signaling.Credentials) servers {
-	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
-	defer cancel()
-	s := servers{user: e.cfg.TURNUser, pass: e.cfg.TURNPass}
-	stun, turn := e.cfg.STUN, e.cfg.TURN
-	if stun == nil {
-		texts := e.client.STUN()
-		if c != nil && len(c.STUN) > 0 {
-			texts = c.STUN
-		}
-		stun = e.parse(texts)
-	}
-	if turn == nil && c != nil {
-		turn = e.parse(c.URIs)
-		s.user, s.pass, s.minted = c.Username, c.Password, true
-		if c.TTL > 0 {
-			s.expires = time.Now().Add(c.TTL * 9 / 10)
-		}
-	}
-	for _, u := range stun {
-		for _, network := range []string{"ip4", "ip6"} {
-			if a, err := u.Resolve(ctx, network); err == nil && len(a) > 0 && !slices.Contains(s.stun, a[0]) {
-				s.stun = append(s.stun, a[0])
-			}
-		}
-	}
-	for _, u := range turn {
-		a, err := u.Resolve(ctx, "ip4")
-		if err != nil || len(a) == 0 {
-			e.cfg.Trace.Emit(trace.RelayRefused{Server: u.String(), What: "allocate", Why: fmt.Sprintf("resolve: %v", err)})
-			continue
-		}
-		s.turn = append(s.turn, turnServer{u, a[0]})
-	}
-	return s
-}
-
-func (e *environment) parse(texts []string) []candidates.URI {
-	var out []candidates.URI
-	for _, t := range texts {
-		u, err := candidates.ParseURI(t)
-		if err != nil {
-			e.cfg.Trace.Emit(trace.Failure{Where: "server from signaling", Err: err.Error()})
-			continue
-		}
-		out = append(out, u)
-	}
-	return out
 }
 
 // tellTrouble is for a trouble.Episode: it records what passes by itself.

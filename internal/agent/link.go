@@ -546,6 +546,7 @@ func (l *link) networkChanged() {
 		}
 		l.relaying.udpTries = 0
 		l.lookForUDP()
+		l.allocate()
 		l.probed = false
 		for _, s := range l.sockets {
 			s.nat = candidates.NAT{} // of the network before

@@ -433,7 +433,7 @@ func (h *host) offered(ctx context.Context, g *guest, o offer) {
 		return
 	}
 	l.servers, l.peerRelayOnly = h.servers, o.RelayOnly
-	if len(l.servers.stun) == 0 {
+	if l.servers.none() {
 		l.servers = h.ls.env.serversFor(ctx, nil)
 	}
 	l.onSession = h.ls.env.serveSession

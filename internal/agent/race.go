@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -41,6 +42,9 @@ type loss struct {
 	err error
 }
 
+// transports are those of TURN, in the order in which they are tried.
+var transports = [...]string{"udp", "tcp", "tls"}
+
 // lastRank is behind every rank of a transport.
 const lastRank = 2
 
@@ -55,18 +59,15 @@ func (t turnServer) rank() int {
 
 // newRace plans the starts: the transports in the order UDP, TCP, TLS, each with
 // a head start over the next, and the servers of one transport a stagger apart.
-func newRace(servers []turnServer, shared bool) *race {
-	r := &race{shared: shared, best: lastRank}
+func newRace(s servers) *race {
+	r := &race{shared: s.minted, best: lastRank, lost: slices.Clone(s.unresolved)}
 	lanes := make(map[string]time.Duration)
-	for i, transport := range []string{"udp", "tcp", "tls"} {
+	for i, transport := range transports {
 		lanes[transport] = time.Duration(i) * tcpHeadStart
 	}
-	for i, s := range servers {
-		if slices.Contains(servers[:i], s) {
-			continue // told twice
-		}
-		r.waiting = append(r.waiting, contender{turnServer: s, at: lanes[s.uri.Transport]})
-		lanes[s.uri.Transport] += serverHeadStart
+	for _, t := range s.turn {
+		r.waiting = append(r.waiting, contender{turnServer: t, at: lanes[t.uri.Transport]})
+		lanes[t.uri.Transport] += serverHeadStart
 	}
 	slices.SortStableFunc(r.waiting, func(a, b contender) int { return int(a.at - b.at) })
 	return r
@@ -230,16 +231,42 @@ func (e *noRelayError) Error() string {
 	var order []string
 	why := make(map[string][]string)
 	for _, l := range e.lost {
-		name := l.name()
+		name, text := l.name(), reason(l.err)
+		if l.addr.IsValid() {
+			text += " over " + strings.ToUpper(l.uri.Transport)
+		}
 		if why[name] == nil {
 			order = append(order, name)
 		}
-		why[name] = append(why[name], reason(l.err)+" over "+strings.ToUpper(l.uri.Transport))
+		if !slices.Contains(why[name], text) {
+			why[name] = append(why[name], text)
+		}
 	}
 	for i, name := range order {
 		order[i] = name + ": " + strings.Join(why[name], ", ")
 	}
 	return strings.Join(order, "; ")
+}
+
+// unreachable reports that this machine has no way to any of the servers.
+func (e *noRelayError) unreachable() bool {
+	udp := 0
+	for _, l := range e.lost {
+		if l.uri.Transport != "udp" || !l.addr.IsValid() {
+			continue
+		}
+		udp++
+		if !dialing(l.err) {
+			return false
+		}
+	}
+	return udp > 0
+}
+
+// dialing reports an error of this machine's own: over UDP, dialing sends nothing.
+func dialing(err error) bool {
+	var e *net.OpError
+	return errors.As(err, &e) && e.Op == "dial"
 }
 
 // Unwrap returns what each said.
@@ -262,12 +289,18 @@ func (t turnServer) name() string {
 // reason is the part of an error that says why, without the server's name.
 func reason(err error) string {
 	var request *relay.RequestError
-	var dial *net.OpError
+	var op *net.OpError
+	var call *os.SyscallError
+	var dns *net.DNSError
 	switch {
-	case errors.Is(err, relay.ErrNoAnswer), errors.Is(err, context.DeadlineExceeded):
+	case errors.Is(err, relay.ErrNoAnswer), errors.Is(err, context.DeadlineExceeded), errors.As(err, &op) && op.Timeout():
 		return "no answer"
-	case errors.As(err, &dial) && dial.Op == "dial":
-		return dial.Err.Error()
+	case errors.As(err, &dns):
+		return "its name was looked up in vain: " + dns.Err
+	case errors.As(err, &op) && errors.As(op.Err, &call):
+		return call.Err.Error()
+	case errors.As(err, &op):
+		return op.Err.Error()
 	case errors.As(err, &request) && request.Code != 0:
 		return fmt.Sprintf("%v (%d)", request.Err, request.Code)
 	case errors.As(err, &request):

@@ -22,16 +22,16 @@ func behindLossy(t *testing.T, lose func(client netip.AddrPort, n int) bool) *de
 	return deployWith(t, func(cfg *signaling.ServerConfig, _ []byte) {
 		for i, uri := range cfg.TURN {
 			if server, ok := strings.CutSuffix(strings.TrimPrefix(uri, "turn:"), "?transport=udp"); ok {
-				cfg.TURN[i] = "turn:" + lossyTo(t, server, lose) + "?transport=udp"
+				cfg.TURN[i] = "turn:" + lossyTo(t, "127.0.0.1", server, lose) + "?transport=udp"
 			}
 		}
 	})
 }
 
-// lossyTo is such a way to any server.
-func lossyTo(t *testing.T, server string, lose func(netip.AddrPort, int) bool) (addr string) {
+// lossyTo is such a way to any server, from an address of this machine.
+func lossyTo(t *testing.T, host, server string, lose func(netip.AddrPort, int) bool) (addr string) {
 	t.Helper()
-	front, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	front, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(host)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,6 +178,26 @@ func TestUDPRelayIsLostAgain(t *testing.T) {
 	})
 	udp.Close()
 	eventually(t, l, "the one over TCP alone", func() bool { return r.alloc == tcp && r.old == nil && !r.udpAt.IsZero() })
+}
+
+// A relay that is reached over IPv6 relays to IPv4, as any: behind NAT64 there is
+// nothing else.
+func TestRelayOverIPv6(t *testing.T) {
+	if c, err := net.ListenPacket("udp6", "[::1]:0"); err != nil {
+		t.Skip(err)
+	} else {
+		c.Close()
+	}
+	_, _, a, b := relayedBy(t, deployWith(t, func(cfg *signaling.ServerConfig, _ []byte) {
+		server := strings.TrimSuffix(strings.TrimPrefix(cfg.TURN[0], "turn:"), "?transport=udp")
+		cfg.TURN = []string{"turn:" + lossyTo(t, "::1", server, func(netip.AddrPort, int) bool { return false }) + "?transport=udp"}
+	}))
+	for _, m := range []*machine{a, b} {
+		e, _ := await(t, m.events, 0, func(trace.RelayAllocated) bool { return true })
+		if !strings.HasPrefix(e.Server, "[::1]:") || !e.Relayed.Addr().Is4() {
+			t.Errorf("%s: %v on %s", m.cfg.Name, e.Relayed, e.Server)
+		}
+	}
 }
 
 func TestUDPBackoff(t *testing.T) {
