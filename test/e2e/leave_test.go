@@ -51,7 +51,7 @@ func TestLeaveIsTaken(t *testing.T) {
 		cmd.Env, cmd.Stdout = w.alice.env(), stdout
 		c := launch(t, "p2pagent connect --json", cmd)
 		stdout.Close()
-		local := c.await(t, c.stderr, `listening on (\S+) for`)[1]
+		local := c.await(t, c.stderr, `listening on (\S+) `)[1]
 		c.await(t, c.stderr, "session up")
 		leaves(t, w.listener, func() {
 			r.Close()
