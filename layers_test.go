@@ -34,7 +34,6 @@ var layer = map[string]int{
 	"internal/trouble":  0, // errors that pass, for whoever accepts or watches
 	"internal/cli":      0, // what both programs do alike at their start, and say of a port they cannot open
 	"internal/units":    0, // times and sizes for people, the same everywhere
-	"internal/cli":      0, // what both programs do alike at their start
 	"internal/page":     0, // how the pages look that commands write
 	"internal/identity": 0, // keys and sealing stand alone, for whoever reviews them
 }

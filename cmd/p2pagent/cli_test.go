@@ -268,7 +268,7 @@ func TestCommands(t *testing.T) {
 		if len(list) != 1 {
 			t.Fatalf("%d processes, want 1", len(list))
 		}
-		hasKeys(t, "status", list[0], "pid", "command", "version", "signal", "links")
+		hasKeys(t, "status", list[0], "pid", "command", "version", "signal", "links", "waiting")
 		status := list[0].(map[string]any)
 		links, _ := status["links"].([]any)
 		if len(links) != 1 {
@@ -592,9 +592,49 @@ func TestTURNAuth(t *testing.T) {
 }
 
 func TestExplainWithoutALink(t *testing.T) {
-	var out strings.Builder
-	printVerdicts(&out, agent.Status{PID: 7, Command: "listen"})
-	if out.String() != "p2pagent listen (pid 7): no link\n" {
-		t.Errorf("%q", out.String())
+	absent := agent.PeerStatus{
+		Peer: "office", Role: "connector", State: agent.WaitingForPeer,
+		Verdict: trace.Verdict{Path: "none", Text: "absent: not at the signaling server; waiting", Remedy: "run `p2pagent listen` there"},
+	}
+	for _, tt := range []struct {
+		waiting []agent.PeerStatus
+		want    string
+	}{
+		{nil, "p2pagent listen (pid 7): no link, and no peer to wait for\n"},
+		{[]agent.PeerStatus{absent}, "office: absent: not at the signaling server; waiting\n  remedy: run `p2pagent listen` there\n"},
+	} {
+		var out strings.Builder
+		printVerdicts(&out, agent.Status{PID: 7, Command: "listen", Waiting: tt.waiting})
+		if out.String() != tt.want {
+			t.Errorf("%q, want %q", out.String(), tt.want)
+		}
+	}
+}
+
+// The exit code of explain is that of what somebody wants and has not.
+func TestLacking(t *testing.T) {
+	link := func(path string) agent.LinkStatus { return agent.LinkStatus{Verdict: trace.Verdict{Path: path}} }
+	waits := func(role string, state agent.WaitingState) agent.Status {
+		return agent.Status{Waiting: []agent.PeerStatus{{Role: role, State: state}}}
+	}
+	for _, tt := range []struct {
+		name string
+		all  []agent.Status
+		want int
+	}{
+		{"nothing wanted", []agent.Status{{}}, 0},
+		{"direct and relayed", []agent.Status{{Links: []agent.LinkStatus{link("direct"), link("relayed")}}}, 0},
+		{"one of two is silent", []agent.Status{{Links: []agent.LinkStatus{link("direct"), link("none")}}}, 7},
+		{"a listener waits", []agent.Status{waits("listener", agent.WaitingForPeer)}, 0},
+		{"the peer is absent", []agent.Status{waits("connector", agent.WaitingForPeer)}, 4},
+		{"no server", []agent.Status{waits("connector", agent.WaitingForSignaling)}, 6},
+		{"no word of it", []agent.Status{waits("connector", agent.WaitingForServer)}, 6},
+		{"linking", []agent.Status{waits("connector", agent.WaitingForLink)}, 7},
+		{"declined", []agent.Status{waits("connector", agent.WaitingDeclined)}, 8},
+		{"refused", []agent.Status{waits("listener", agent.WaitingRefused), waits("connector", agent.WaitingRefused)}, 8},
+	} {
+		if got := exitCode(lacking(tt.all)); got != tt.want {
+			t.Errorf("%s: %d, want %d", tt.name, got, tt.want)
+		}
 	}
 }

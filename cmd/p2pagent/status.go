@@ -9,20 +9,31 @@ import (
 
 	"github.com/p2pagent/p2pagent/internal/agent"
 	"github.com/p2pagent/p2pagent/internal/path"
+	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"github.com/spf13/cobra"
 )
 
 func statusCommand() *cobra.Command {
-	return statusLike("status", "Tell which links there are, over which path, and since when", printStatus)
+	return statusLike("status", "Tell which links there are, over which path, and since when",
+		`Tell which links there are, over which path, and since when, and for which peers
+this user's programs wait. The exit code is 0 when any of them runs, else 1.`,
+		printStatus, func([]agent.Status) error { return nil })
 }
 
 func explainCommand() *cobra.Command {
-	return statusLike("explain", "Tell why a link takes the path it takes, and what would help", printVerdicts)
+	return statusLike("explain", "Tell why a link takes the path it takes, and what would help",
+		`Tell for each link why it takes the path it takes, and for each peer without one what
+is waited for; and what would help. The exit code is 7 when nothing passes through a
+link, and where there is none that of what a "connect" waits for: 4 for the peer, 6
+for the signaling server, 7 for a path, 8 when it was refused. A "listen" waits, and
+that is 0. It is 1 when no p2pagent runs.`,
+		printVerdicts, lacking)
 }
 
-func statusLike(name, short string, print func(io.Writer, agent.Status)) *cobra.Command {
+func statusLike(name, short, long string, print func(io.Writer, agent.Status), judge func([]agent.Status) error) *cobra.Command {
 	var asJSON bool
-	cmd := &cobra.Command{Use: name, Short: short, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: name, Short: short, Long: long, Args: cobra.NoArgs}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "JSON on stdout")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		all, err := agent.ReadStatuses()
@@ -30,17 +41,56 @@ func statusLike(name, short string, print func(io.Writer, agent.Status)) *cobra.
 			return err
 		}
 		if asJSON {
-			return errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(all), err)
+			err = errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(all), err)
+		} else {
+			for _, st := range all {
+				print(cmd.OutOrStdout(), st)
+			}
 		}
 		if len(all) == 0 {
-			return fmt.Errorf("no p2pagent is running for this user")
+			return errors.Join(err, errors.New("no p2pagent is running for this user"))
 		}
-		for _, st := range all {
-			print(cmd.OutOrStdout(), st)
+		if err == nil { // nor any that did not answer
+			err = judge(all)
 		}
-		return err // of those that did not answer
+		return err
 	}
 	return cmd
+}
+
+// silentExit is the end of a command that has said all there is to say.
+type silentExit int
+
+func (silentExit) Error() string   { return "" }
+func (e silentExit) ExitCode() int { return int(e) }
+
+// lacking is the exit code of the first link that does not work, and of the first
+// that somebody wants and has not.
+func lacking(all []agent.Status) error {
+	for _, st := range all {
+		for _, l := range st.Links {
+			if l.Verdict.Path == "none" {
+				return silentExit(exitNoPath)
+			}
+		}
+	}
+	for _, st := range all {
+		for _, p := range st.Waiting {
+			if p.Role != "connector" {
+				continue
+			}
+			switch p.State {
+			case agent.WaitingForPeer:
+				return silentExit(exitAbsent)
+			case agent.WaitingForSignaling, agent.WaitingForServer:
+				return silentExit(exitSignaling)
+			case agent.WaitingDeclined, agent.WaitingRefused:
+				return silentExit(exitRefused)
+			}
+			return silentExit(exitNoPath)
+		}
+	}
+	return nil
 }
 
 func printStatus(w io.Writer, st agent.Status) {
@@ -50,18 +100,14 @@ func printStatus(w io.Writer, st agent.Status) {
 	}
 	fmt.Fprintf(w, "p2pagent %s (pid %d), signaling %s\n", printable(st.Command), st.PID, printable(signal))
 	for _, l := range st.Links {
-		fmt.Fprintf(w, "  %s\n", printable(linkText(l)))
+		fmt.Fprintf(w, "  %s\n", printable(l.Peer+": "+l.Verdict.Text))
 		for _, p := range l.Paths {
 			fmt.Fprintf(w, "    %s\n", pathStatus(p))
 		}
 	}
-}
-
-func linkText(l agent.LinkStatus) string {
-	if l.Path == nil {
-		return l.Peer + ": no path yet"
+	for _, p := range st.Waiting {
+		fmt.Fprintf(w, "  %s: %s\n", printable(p.Peer), printable(p.Verdict.Text))
 	}
-	return fmt.Sprintf("%s: %s", l.Peer, l.Verdict.Text)
 }
 
 func pathStatus(p path.Status) string {
@@ -73,9 +119,9 @@ func pathStatus(p path.Status) string {
 	if p.Stream {
 		state = "TCP to the relay, " + state
 	}
-	return fmt.Sprintf("%s %-7s %s <-> %s%s  %s for %s, rtt %s, %d-byte datagrams%s, %d bytes in, %d out",
-		mark, p.Kind, p.Local, p.Remote, tunnelText(p.Tunnel, p.InTunnel),
-		state, time.Since(p.Since).Round(time.Second), p.RTT.Round(10*time.Microsecond), p.Size, batching(p.GSO, p.GRO), p.In.Payload, p.Out.Payload)
+	return fmt.Sprintf("%s %-7s %s <-> %s%s  %s for %s, rtt %s, %d-byte datagrams%s, %s in, %s out",
+		mark, p.Kind, p.Local, p.Remote, tunnelText(p.Tunnel, p.InTunnel), state, units.Duration(time.Since(p.Since)), units.Duration(p.RTT),
+		p.Size, batching(p.GSO, p.GRO), units.Bytes(p.In.Payload), units.Bytes(p.Out.Payload))
 }
 
 // batching tells how datagrams pass the kernel, where that is known.
@@ -94,13 +140,19 @@ func batching(gso, gro *bool) string {
 }
 
 func printVerdicts(w io.Writer, st agent.Status) {
-	if len(st.Links) == 0 {
-		fmt.Fprintf(w, "p2pagent %s (pid %d): no link\n", printable(st.Command), st.PID)
+	if len(st.Links) == 0 && len(st.Waiting) == 0 {
+		fmt.Fprintf(w, "p2pagent %s (pid %d): no link, and no peer to wait for\n", printable(st.Command), st.PID)
+	}
+	say := func(peer string, v trace.Verdict) {
+		fmt.Fprintf(w, "%s: %s\n", printable(peer), printable(v.Text))
+		if v.Remedy != "" {
+			fmt.Fprintf(w, "  remedy: %s\n", printable(v.Remedy))
+		}
 	}
 	for _, l := range st.Links {
-		fmt.Fprintf(w, "%s: %s\n", printable(l.Peer), printable(l.Verdict.Text))
-		if l.Verdict.Remedy != "" {
-			fmt.Fprintf(w, "  remedy: %s\n", l.Verdict.Remedy)
-		}
+		say(l.Peer, l.Verdict)
+	}
+	for _, p := range st.Waiting {
+		say(p.Peer, p.Verdict)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"golang.org/x/term"
 )
 
@@ -170,6 +171,11 @@ func brief(r trace.Record) (text, tone string) {
 		return fmt.Sprintf("%s does not allow %s; it needs --allow %[2]s there", r.Peer, e.Target), yellow
 	case trace.TargetResolved:
 		return targetResolved(e)
+	case trace.Outage:
+		if e.Over {
+			return fmt.Sprintf("%s: packets pass again, after %s", r.Peer, units.Millis(e.Silent)), green
+		}
+		return r.Peer + ": " + e.Verdict.Text + "; try: " + e.Verdict.Remedy, red
 	case trace.StreamRefused:
 		return fmt.Sprintf("%s stream to %s refused: %s", e.Kind, e.Target, e.Why), yellow
 	case trace.Trouble:

@@ -127,6 +127,9 @@ func (c *Connector) run(ctx context.Context) error {
 // keep is run with one pairing secret.
 func (c *Connector) keep(ctx context.Context) error {
 	self := c.env.cfg.Key.Fingerprint()
+	peer := c.peer
+	c.env.expect(peer, connector)
+	defer c.env.expectNoMore(peer)
 	c.box = c.env.client.Join(identity.MailboxID(c.peer.Secret, c.peer.Fingerprint), signaling.RoleGuest)
 	defer c.box.Close()
 	c.linkEnd = make(chan error, 1)
@@ -263,7 +266,7 @@ func (c *Connector) timedOut(waited time.Duration) error {
 	case c.env.cfg.RequireDirect || c.current != nil && c.current.requireDirect():
 		text := "none was found"
 		if c.current != nil {
-			text = c.current.judged().Text
+			text = c.current.judged().reason(time.Now())
 		}
 		return withHint(fmt.Errorf("%w within %v: %s", ErrOnlyRelayed, waited, text), "leave out --require direct to use the relay")
 	}
@@ -274,7 +277,11 @@ func (c *Connector) timedOut(waited time.Duration) error {
 func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity.Fingerprint) error {
 	switch ev.Kind {
 	case signaling.Joined:
+		c.env.sighted(c.peer, func(s *sighting) { s.joined, s.present, s.unproved = true, ev.Present, !c.known.Confirmed() })
 		if !ev.Present {
+			if c.current != nil {
+				c.current.detach(true) // it left while we could not see it
+			}
 			why := "not at the signaling server"
 			if !c.known.Confirmed() {
 				why += ", and it has never confirmed the pairing: pair again if it stays away"
@@ -283,6 +290,7 @@ func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity
 		}
 	case signaling.PeerHere:
 		c.present = true
+		c.env.sighted(c.peer, func(s *sighting) { s.present = true })
 		c.notePeer(true, "")
 		c.meet(ctx, self)
 	case signaling.PeerGone, signaling.Lost:
@@ -298,6 +306,7 @@ func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity
 		if err := fatalSignaling(ev.Err); err != nil {
 			c.env.cfg.Trace.Emit(trace.Failure{Where: "rendezvous with " + c.peer.Name, Err: err.Error()})
 			c.refused = err
+			c.env.sighted(c.peer, func(s *sighting) { s.refused = err })
 			c.parted(false)
 		}
 	}
@@ -315,6 +324,7 @@ func (c *Connector) parted(gone bool) {
 		c.notePeer(false, "left the signaling server")
 	}
 	c.present, c.enc, c.meeting = false, nil, nil
+	c.env.sighted(c.peer, func(s *sighting) { s.joined, s.present, s.declined = s.joined && gone, false, nil })
 	if c.current != nil {
 		c.current.detach(gone)
 	}
@@ -436,10 +446,12 @@ func (c *Connector) answered(ctx context.Context, a *answer) error {
 			return err
 		}
 		c.declined = err
+		c.env.sighted(c.peer, func(s *sighting) { s.declined = err })
 		c.again()
 		return nil
 	}
 	c.declined = nil
+	c.env.sighted(c.peer, func(s *sighting) { s.declined = nil })
 	l.peerDirect.Store(a.Direct)
 	l.do(func() {
 		l.peerRelayOnly = a.RelayOnly
@@ -477,6 +489,7 @@ func (c *Connector) dropLinkFor(why error) {
 // linkEnded decides what follows the end of a link: mostly the next one.
 func (c *Connector) linkEnded(ctx context.Context, err error) error {
 	c.current = nil
+	c.env.sighted(c.peer, func(s *sighting) { s.ended = err })
 	var wrong identity.ErrWrongPeer
 	var closed *session.PeerClosedError
 	switch {

@@ -26,12 +26,13 @@ type environment struct {
 
 	tunnels atomic.Pointer[candidates.Tunnels] // as watchNetwork saw them last; nil: not yet
 
-	mu      sync.Mutex
-	links   []*link
-	kicked  time.Time     // when we last reconnected to signaling of our own accord
-	port    int           // --udp-port, until it is taken
-	changed chan struct{} // closed and replaced at every change
-	binds   bindTable
+	mu        sync.Mutex
+	links     []*link
+	kicked    time.Time             // when we last reconnected to signaling of our own accord
+	port      int                   // --udp-port, until it is taken
+	changed   chan struct{}         // closed and replaced at every change
+	sightings map[contact]*sighting // of those that this process waits for
+	binds     bindTable
 }
 
 // newEnvironment prepares what links share. patient: whatever answers at the address
@@ -44,7 +45,10 @@ func newEnvironment(cfg Config, patient bool) (*environment, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &environment{cfg: cfg, run: identity.NewRunID(), client: client, port: cfg.UDPPort, paired: make(chan struct{}, 1), changed: make(chan struct{})}, nil
+	return &environment{
+		cfg: cfg, run: identity.NewRunID(), client: client, port: cfg.UDPPort, paired: make(chan struct{}, 1), changed: make(chan struct{}),
+		sightings: make(map[contact]*sighting),
+	}, nil
 }
 
 // takePort gives the fixed port to the first link that asks.

@@ -74,8 +74,9 @@ type link struct {
 	session    atomic.Pointer[session.Session]
 	peerDirect atomic.Bool // the peer requires a direct path
 	left       atomic.Bool // signaling says that the peer is gone
+	wasUp      atomic.Bool // there is a session, or was
 	enc        atomic.Pointer[encounter]
-	verdict    atomic.Pointer[trace.Verdict]
+	verdict    atomic.Pointer[verdict]
 }
 
 // remoteSide is what the peer told.
@@ -379,6 +380,7 @@ func (l *link) attach(e *encounter) {
 		if at := l.attempts.current; at != nil && !at.running && at.start != nil {
 			l.post.send(&message{Attempt: at.start})
 		}
+		l.reviewVerdict()
 	})
 }
 
@@ -401,6 +403,7 @@ func (l *link) detach(gone bool) {
 			l.goneSince = time.Now()
 		}
 		l.noteRunEnded()
+		l.reviewVerdict()
 	})
 }
 
@@ -413,6 +416,19 @@ func (l *link) use(s servers) {
 			l.gather(l.announce)
 		}
 	})
+}
+
+// givesUpAt is when the link ends if nothing passes until then: the only place that
+// knows. Zero: there is no such time.
+func (l *link) givesUpAt() time.Time {
+	if l.outage.since.IsZero() {
+		return time.Time{}
+	}
+	at := l.outage.since.Add(session.IdleTimeout)
+	if gone := l.goneAt(); !gone.IsZero() && gone.Before(at) {
+		at = gone
+	}
+	return at
 }
 
 // goneAt is when a peer that left signaling is given up: all paths silent for
@@ -495,15 +511,22 @@ func (l *link) works() bool { return l.session.Load() != nil && l.post.alive.Loa
 func (l *link) noteOutage() {
 	active, ok := l.conn.Active()
 	l.post.alive.Store(ok && active.State == path.Alive)
+	var answered time.Time
 	for _, p := range l.conn.Status() {
 		if p.State == path.Alive {
 			l.outage = outage{}
 			return
 		}
+		if p.State != path.Probing && p.Answered.After(answered) {
+			answered = p.Answered
+		}
 	}
 	if l.outage.since.IsZero() {
 		now := time.Now()
-		l.outage = outage{since: now, next: now.Add(healAfter)}
+		if answered.IsZero() {
+			answered = now
+		}
+		l.outage = outage{since: answered, next: now.Add(healAfter)}
 	}
 }
 
@@ -520,6 +543,7 @@ func (l *link) heal(now time.Time) {
 	if l.goneSince.IsZero() { // else the server has told us something since: we reach it
 		l.env.kick()
 	}
+	l.reviewVerdict() // signaling may be lost too by now
 	l.conn.Nudge()
 	l.dropAllocation()
 	l.allocate()
@@ -556,19 +580,30 @@ func (l *link) networkChanged() {
 	})
 }
 
-// reviewVerdict says which path and why, when that has changed.
+// reviewVerdict says which path and why, when that has changed, and when nothing
+// passes any more or something does again.
 func (l *link) reviewVerdict() {
-	v := judge(l.facts())
-	if old := l.verdict.Load(); old != nil && *old == v {
+	v, now := judge(l.facts()), time.Now()
+	var old verdict
+	if last := l.verdict.Load(); last != nil {
+		old = *last
+	}
+	if v == old {
 		return
 	}
 	l.verdict.Store(&v)
-	l.trace.Emit(v)
+	l.trace.Emit(v.at(now))
+	switch {
+	case v.outage():
+		l.trace.Emit(trace.Outage{Silent: milliseconds(now.Sub(v.silent)), Verdict: v.at(now)})
+	case old.outage():
+		l.trace.Emit(trace.Outage{Over: true, Silent: milliseconds(now.Sub(old.silent)), Verdict: v.at(now)})
+	}
 }
 
-// judged returns the verdict of this moment; of the last one when the link has
+// judged returns the verdict of this moment; the last one when the link has
 // ended. It waits for the loop.
-func (l *link) judged() (v trace.Verdict) {
+func (l *link) judged() (v verdict) {
 	reviewed := make(chan struct{})
 	l.do(func() { l.reviewVerdict(); close(reviewed) })
 	select {
@@ -583,13 +618,32 @@ func (l *link) judged() (v trace.Verdict) {
 
 func (l *link) facts() facts {
 	f := facts{
-		Path: pathNone, RelayOnly: l.relayOnly(), PeerRelayOnly: l.peerRelayOnly,
+		Session: l.wasUp.Load(), Silent: l.outage.since, GiveUp: l.givesUpAt(), Sight: l.sight(),
+		RelayOnly: l.relayOnly(), PeerRelayOnly: l.peerRelayOnly,
 		Attempts: l.attempts.ended, LastErr: l.attempts.lastErr, Candidates: l.remote.usable,
 		Ours: l.nat(), Peers: l.remote.nat, RelayErr: l.relaying.err,
 	}
-	if p, ok := l.conn.Active(); ok {
-		f.Path, f.Held = string(p.Kind), p.Kind == l.conn.Held()
-		f.InTunnel, f.Tunnel = p.InTunnel, p.Tunnel
+	for _, p := range l.conn.Status() {
+		if p.Active {
+			f.Path, f.State, f.Answered, f.Held = p.Kind, p.State, p.Answered, p.Kind == l.conn.Held()
+			f.InTunnel, f.Tunnel = p.InTunnel, p.Tunnel
+		}
+		f.Another = f.Another || !p.Active && p.State == path.Alive
+		f.OneWay = f.OneWay || p.Silent < heardLately
 	}
 	return f
+}
+
+// sight is what signaling says of the peer.
+func (l *link) sight() sight {
+	connected, _, _ := l.env.client.State()
+	switch {
+	case !l.goneSince.IsZero():
+		return sightLeft
+	case !connected:
+		return sightLost
+	case !l.env.sees(l.peer):
+		return sightAbsent
+	}
+	return sightThere
 }

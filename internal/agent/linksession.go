@@ -20,6 +20,7 @@ func (l *link) runSession(ctx context.Context) error {
 	}
 	l.post.open(viaControl, func(_ context.Context, b []byte) error { return s.Control().Send(b) })
 	l.session.Store(s)
+	l.wasUp.Store(true)
 	l.env.notify()
 
 	users := make(chan struct{})

@@ -88,6 +88,8 @@ type contact struct {
 	secret identity.Secret
 }
 
+func contactOf(p identity.Peer) contact { return contact{p.Fingerprint, p.Secret} }
+
 // served is one contact of a known peer.
 type served struct {
 	peer identity.Peer
@@ -119,7 +121,7 @@ func (ls *Listener) serve(ctx context.Context) error {
 			known = make(map[contact]identity.Peer)
 			for _, p := range peers {
 				for _, v := range p.Variants() {
-					known[contact{v.Fingerprint, v.Secret}] = v
+					known[contactOf(v)] = v
 				}
 			}
 		case known == nil:
@@ -157,6 +159,8 @@ func (ls *Listener) open(ctx context.Context, p identity.Peer, failed chan<- err
 	s := &served{peer: p, stop: stop, done: make(chan struct{})}
 	go func() {
 		defer close(s.done)
+		ls.env.expect(p, listener)
+		defer ls.env.expectNoMore(p)
 		for fails := 1; ctx.Err() == nil; fails++ {
 			err := ls.serveMailbox(ctx, p)
 			if err == nil || ctx.Err() != nil {
@@ -170,6 +174,7 @@ func (ls *Listener) open(ctx context.Context, p identity.Peer, failed chan<- err
 				return
 			}
 			// The trouble of one mailbox is not that of the others.
+			ls.env.sighted(p, func(s *sighting) { s.refused = err })
 			ls.env.cfg.Trace.Emit(trace.Failure{Where: "rendezvous with " + p.Name, Err: err.Error()})
 			select {
 			case <-time.After(linkBackoff(fails + 3)):
@@ -266,7 +271,10 @@ func (h *host) endLinks() {
 
 func (h *host) event(ctx context.Context, ev signaling.Event) {
 	rec := h.ls.env.cfg.Trace.ForPeer(h.peer.Name)
+	defer func() { h.ls.env.sighted(h.peer, func(s *sighting) { s.present = len(h.guests) > 0 }) }()
 	switch ev.Kind {
+	case signaling.Joined:
+		h.ls.env.sighted(h.peer, func(s *sighting) { s.joined, s.refused = true, nil })
 	case signaling.PeerHere:
 		if len(h.guests) >= maxGuests {
 			return // more than an honest server lets in
@@ -278,6 +286,7 @@ func (h *host) event(ctx context.Context, ev signaling.Event) {
 		h.part(ev.From, true)
 		rec.Emit(trace.PeerState{Present: false, Why: "left the signaling server", Linked: h.linked()})
 	case signaling.Lost:
+		h.ls.env.sighted(h.peer, func(s *sighting) { s.joined = false })
 		for seat := range h.guests {
 			h.part(seat, false)
 		}
@@ -443,7 +452,8 @@ func (h *host) offered(ctx context.Context, g *guest, o offer) {
 	say(answer{})
 	l.meet(g.enc)
 	go func() {
-		l.run() // says in the trace why it ended
+		err := l.run() // says in the trace why it ended
+		h.ls.env.sighted(h.peer, func(s *sighting) { s.ended = err })
 		h.ls.env.remove(l)
 		h.ended <- l
 	}()

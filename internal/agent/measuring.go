@@ -120,5 +120,6 @@ func (l *link) allocation() *relay.Allocation {
 // against one is known.
 func (m measured) Verdict() (text, remedy string, settled bool) {
 	v := m.judged()
-	return v.Text, v.Remedy, v.Path != pathDirect && v.Remedy != ""
+	said := v.at(time.Now())
+	return said.Text, said.Remedy, v.settled()
 }

@@ -182,49 +182,6 @@ func TestPost(t *testing.T) {
 	}
 }
 
-func TestJudge(t *testing.T) {
-	yes, no := true, false
-	symmetric := candidates.NAT{UDP: &yes, Mapping: candidates.AddressAndPortDependent}
-	cone := candidates.NAT{UDP: &yes, Mapping: candidates.EndpointIndependent, Filtering: candidates.AddressAndPortDependent}
-	cut := candidates.NAT{UDP: &no}
-	failed := &punch.NoPathError{Counts: punch.Counts{ChecksSent: 120}, Candidates: 3}
-	oneWay := &punch.NoPathError{Counts: punch.Counts{ChecksSent: 120, ChecksReceived: 7}, Candidates: 3}
-	for _, tt := range []struct {
-		name   string
-		f      facts
-		text   string // a part of it
-		remedy bool
-	}{
-		{"direct", facts{Path: pathDirect, Ours: symmetric}, "no server sees or carries", false},
-		{"told to", facts{Path: pathRelayed, RelayOnly: true}, "this side was told", true},
-		{"peer told to", facts{Path: pathRelayed, PeerRelayOnly: true}, "the peer was told", true},
-		{"no UDP here", facts{Path: pathRelayed, Ours: cut, Peers: cone}, "no UDP leaves this network", true},
-		{"no UDP there", facts{Path: pathRelayed, Ours: cone, Peers: cut}, "no UDP leaves the peer's network", true},
-		{"no UDP anywhere", facts{Path: pathRelayed, Ours: cut, Peers: cut}, "no UDP leaves either network", true},
-		{"both symmetric", facts{Path: pathRelayed, Ours: symmetric, Peers: symmetric}, "both NATs", true},
-		{"symmetric here, filter known", facts{Path: pathRelayed, Ours: symmetric, Peers: cone}, "this side's NAT gives every destination another port", true},
-		{"symmetric there, filter known", facts{Path: pathRelayed, Ours: cone, Peers: symmetric}, "the peer's NAT gives every destination another port", true},
-		{"symmetric, filter unknown, not tried", facts{Path: pathRelayed, Ours: symmetric}, "no attempt for a direct path has ended", false},
-		{"symmetric, filter unknown, failed", facts{Path: pathRelayed, Ours: symmetric, Attempts: 1, LastErr: failed}, "filtering was not measured", true},
-		{"not measured is not no", facts{Path: pathRelayed}, "no attempt for a direct path has ended", false},
-		{"found, not yet proved", facts{Path: pathRelayed, Attempts: 1, Ours: cone, Peers: cone}, "is being proved", false},
-		{"nothing to try", facts{Path: pathRelayed, Attempts: 1, LastErr: failed, Ours: cone, Peers: cone}, "announced no address", false},
-		{"nothing arrived", facts{Path: pathRelayed, Attempts: 1, LastErr: failed, Candidates: 3, Ours: cone, Peers: cone}, "120 checks were sent to the peer (3 of", true},
-		{"one direction", facts{Path: pathRelayed, Attempts: 1, LastErr: oneWay, Candidates: 3}, "one direction only", true},
-		{"another error", facts{Path: pathRelayed, Attempts: 1, LastErr: errors.New("socket closed"), Candidates: 1}, "socket closed", true},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			got := judge(tt.f)
-			if !strings.Contains(got.Text, tt.text) || (got.Remedy != "") != tt.remedy || got.Path != tt.f.Path {
-				t.Errorf("got %+v, want %q, remedy %v", got, tt.text, tt.remedy)
-			}
-			if !strings.HasPrefix(got.Text, tt.f.Path+": ") {
-				t.Errorf("%q does not begin with the path", got.Text)
-			}
-		})
-	}
-}
-
 func TestBackoffs(t *testing.T) {
 	for name, f := range map[string]func(int) int64{
 		"link":       func(n int) int64 { return linkBackoff(n).Milliseconds() },

@@ -27,6 +27,7 @@ type Status struct {
 	Version string       `json:"version"`
 	Signal  SignalStatus `json:"signal"`
 	Links   []LinkStatus `json:"links"`
+	Waiting []PeerStatus `json:"waiting"` // known peers without a link
 }
 
 // SignalStatus is the connection to the signaling server.
@@ -60,14 +61,13 @@ func (e *environment) status(command string) Status {
 	for _, l := range e.live() {
 		st.Links = append(st.Links, l.status())
 	}
+	st.Waiting = e.waiting()
 	return st
 }
 
 func (l *link) status() LinkStatus {
 	ls := LinkStatus{Peer: l.peer.Name, Role: l.role.String(), Session: l.session.Load() != nil, Paths: []path.Status{}}
-	if v := l.verdict.Load(); v != nil {
-		ls.Verdict = *v
-	}
+	ls.Verdict = l.judged().at(time.Now())
 	ls.Paths, ls.Losses = l.conn.Status(), l.conn.Losses()
 	if p, ok := l.conn.Active(); ok {
 		ls.Path = &p

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/p2pagent/p2pagent/candidates"
 )
@@ -44,7 +45,7 @@ func TestJudgeTunnels(t *testing.T) {
 		{facts{Path: pathDirect, InTunnel: true, Tunnel: "wg0"}, "direct, but inside the tunnel wg0 of this machine"},
 		{facts{Path: pathDirect, InTunnel: true}, "direct, but inside a tunnel of the peer's"},
 	} {
-		v := judge(tt.facts)
+		v := judge(tt.facts).at(time.Now())
 		if v.Path != pathDirect || !strings.HasPrefix(v.Text, tt.want) || (v.Remedy != "") != tt.facts.InTunnel {
 			t.Errorf("%+v: %+v", tt.facts, v)
 		}

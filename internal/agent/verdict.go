@@ -3,19 +3,33 @@ package agent
 import (
 	"errors"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"github.com/p2pagent/p2pagent/punch"
 )
 
 // facts is all a verdict is made of: recorded, never guessed.
 type facts struct {
-	Path          string // direct, relayed, none
-	InTunnel      bool   // the path goes through a tunnel, here or at the peer
-	Tunnel        string // interface of this machine that it leaves by, when that is a tunnel
-	Held          bool   // payload is held there for a measurement
-	RelayOnly     bool   // this side's policy
+	Path     path.Kind  // where payload goes; empty: there is no path
+	State    path.State // of that path
+	Answered time.Time  // when its probes were last answered
+	Another  bool       // some other path is alive
+	Held     bool       // payload is held there for a measurement
+	InTunnel bool       // it goes through a tunnel, here or at the peer
+	Tunnel   string     // interface of this machine that it leaves by, when that is a tunnel
+
+	Session bool      // there is one, or was: so there was a path
+	Silent  time.Time // since when no path is alive; zero: one is
+	OneWay  bool      // but the peer's own probes arrive
+	GiveUp  time.Time // when the link ends if that goes on
+	Sight   sight     // what signaling says of the peer
+
+	RelayOnly     bool // this side's policy
 	PeerRelayOnly bool
 	Attempts      int   // ended so far
 	LastErr       error // of the last attempt that failed
@@ -24,6 +38,16 @@ type facts struct {
 	RelayErr      error // why there is no relay
 }
 
+// A sight is what signaling says of a peer.
+type sight int
+
+const (
+	sightLost   sight = iota // nothing: there is no connection to the server
+	sightThere               // it is at the server
+	sightAbsent              // it is not
+	sightLeft                // it was, and left while the link was up
+)
+
 // The words of a path.
 const (
 	pathDirect  = "direct"
@@ -31,26 +55,84 @@ const (
 	pathNone    = "none"
 )
 
+// A verdict is what facts come to, and equal for as long as they are: it keeps
+// points in time, and at says how long ago or how soon they are.
+type verdict struct {
+	path   string // direct, relayed, none
+	why    string // behind a colon, unless it begins with a comma
+	remedy string
+
+	quiet  string    // how the peer is silent; empty: it is not. why goes on behind it
+	silent time.Time // since when
+	giveUp time.Time // when the link ends for that; zero: it does not
+}
+
+// at is the verdict as it reads at a moment.
+func (v verdict) at(now time.Time) trace.Verdict {
+	text := v.path
+	if v.path == pathNone {
+		text = "no path"
+	}
+	reason := v.reason(now)
+	if !strings.HasPrefix(reason, ",") {
+		text += ": "
+	}
+	return trace.Verdict{Path: v.path, Text: text + reason, Remedy: v.remedy}
+}
+
+// reason is why the path is what it is, without the word for it.
+func (v verdict) reason(now time.Time) string {
+	text := v.why
+	if v.quiet != "" {
+		text = fmt.Sprintf("%s for %s%s", v.quiet, units.Duration(now.Sub(v.silent)), v.why)
+	}
+	if !v.giveUp.IsZero() {
+		text += "; giving up in " + units.Duration(max(0, v.giveUp.Sub(now)))
+	}
+	return text
+}
+
+// outage reports that nothing passes.
+func (v verdict) outage() bool { return v.path == pathNone && v.quiet != "" }
+
+// settled reports that the link stays as it is, as far as can be told: what stands
+// against a direct path is known. An outage says nothing of that.
+func (v verdict) settled() bool {
+	return v.path != pathDirect && v.remedy != "" && v.quiet == ""
+}
+
 // judge answers "which path, and why", and what to do about it. The first rule
 // that the facts satisfy decides.
-func judge(f facts) trace.Verdict {
-	v := trace.Verdict{Path: f.Path}
-	say := func(text, remedy string) trace.Verdict {
-		v.Text, v.Remedy = f.Path+": "+text, remedy
+func judge(f facts) verdict {
+	v := verdict{path: string(f.Path)}
+	say := func(why, remedy string) verdict {
+		v.why, v.remedy = why, remedy
 		return v
 	}
-	if f.Path == pathDirect && f.InTunnel {
-		v.Text, v.Remedy = inTunnel(f.Tunnel), "end that VPN if its way is not wanted; or, for a path beside it, forward a UDP port on one router and give it with --udp-port"
-		return v
+	if f.Path == "" || f.State == path.Dead {
+		v.path = pathNone
+		if f.Session && !f.Silent.IsZero() {
+			return judgeSilence(f)
+		}
 	}
-	if f.Path == pathDirect {
+	if v.path != pathNone && f.State == path.Suspect {
+		v.quiet, v.silent = "no answer", f.Answered
+		if f.Another {
+			return say(", so everything goes over a second path too", "")
+		}
+		return say(", and no other path works", "")
+	}
+	if v.path == pathDirect && f.InTunnel {
+		return say(inTunnel(f.Tunnel), "end that VPN if its way is not wanted; or, for a path beside it, forward a UDP port on one router and give it with --udp-port")
+	}
+	if v.path == pathDirect {
 		return say("packets go from peer to peer; no server sees or carries them", "")
 	}
 	if f.Held && !f.RelayOnly && !f.PeerRelayOnly {
 		return say("held there while the link is being measured", "")
 	}
-	if f.Path == pathNone && f.RelayErr != nil && f.Attempts > 0 {
-		return say(fmt.Sprintf("no relay (%v), and no direct path yet", f.RelayErr), "check that the relay's ports are open, 3478 UDP and TCP")
+	if v.path == pathNone && f.RelayErr != nil && f.Attempts > 0 {
+		return say(fmt.Sprintf("no relay (%v), and no direct path yet", f.RelayErr), openRelayPorts)
 	}
 	usual := "forward a UDP port on one router and give it with --udp-port, or use IPv6"
 	switch {
@@ -87,7 +169,37 @@ func inTunnel(name string) string {
 	if name != "" {
 		whose = "the tunnel " + name + " of this machine"
 	}
-	return "direct, but inside " + whose + ": a VPN carries the packets, by a way that is its own"
+	return ", but inside " + whose + ": a VPN carries the packets, by a way that is its own"
+}
+
+const openRelayPorts = "check that the relay's ports are open, 3478 UDP and TCP"
+
+// judgeSilence is the verdict on a link through which nothing passes any more.
+func judgeSilence(f facts) verdict {
+	v := verdict{path: pathNone, quiet: "silent", silent: f.Silent, giveUp: f.GiveUp}
+	if f.OneWay {
+		v.quiet, v.why = "no answer", ", though the peer is heard: packets pass one way only"
+	}
+	const look = "see whether the other machine is up, and p2pagent running there"
+	switch f.Sight {
+	case sightLost:
+		v.why += "; no connection to the signaling server either"
+		v.remedy = "check this machine's own network"
+	case sightLeft:
+		v.why += "; it left the signaling server"
+		v.remedy = look
+	case sightAbsent:
+		v.why += "; it is not at the signaling server"
+		v.remedy = look
+	case sightThere:
+		v.why += "; it is still at the signaling server"
+		v.remedy = "see whether p2pagent hangs there, or a firewall drops the packets between the two"
+	}
+	if f.RelayErr != nil && f.Sight == sightThere {
+		v.why += fmt.Sprintf("; no relay (%v)", f.RelayErr)
+		v.remedy = openRelayPorts
+	}
+	return v
 }
 
 func blocked(n candidates.NAT) bool { return n.UDP != nil && !*n.UDP }

@@ -52,8 +52,9 @@ type Status struct {
 	Tunnel    string         `json:"tunnel,omitempty"` // interface of this host, a tunnel, that its packets leave by
 	InTunnel  bool           `json:"in_tunnel"`        // it goes through a tunnel, here or at the peer
 	Silent    time.Duration  `json:"silent_ns"`
-	GSO       *bool          `json:"gso"` // sends of many datagrams are cut by the kernel
-	GRO       *bool          `json:"gro"` // what arrives together is read together
+	Answered  time.Time      `json:"answered"` // when a probe was last answered; later, if none was sent for a while
+	GSO       *bool          `json:"gso"`      // sends of many datagrams are cut by the kernel
+	GRO       *bool          `json:"gro"`      // what arrives together is read together
 	In        Bytes          `json:"in"`
 	Out       Bytes          `json:"out"`
 }
@@ -172,6 +173,7 @@ func (c *Conn) status(t *track) Status {
 		Tunnel:    t.tunnel,
 		InTunnel:  t.inTunnel(),
 		Silent:    now - max(t.answeredAt, t.heardAt),
+		Answered:  c.start.Add(t.silentSince()),
 	}
 	if s.Hops > 0 {
 		s.Kind = Relayed

@@ -7,12 +7,13 @@ import (
 )
 
 const (
-	// idleTimeout: a link outlives reboots of both routers and of the
-	// signaling server. The peer is declared gone by whoever watches the
-	// paths; this is the bound when nobody does.
-	idleTimeout = 3 * time.Minute
+	// IdleTimeout ends a session through which nothing has come for so long: a
+	// link outlives reboots of both routers and of the signaling server. The
+	// peer is declared gone by whoever watches the paths; this is the bound
+	// when nobody does.
+	IdleTimeout = 3 * time.Minute
 
-	// keepAlive keeps idleTimeout from ending a link on which nothing is
+	// keepAlive keeps IdleTimeout from ending a link on which nothing is
 	// sent. NAT mappings are kept by path probes, so it need not be short.
 	keepAlive = 25 * time.Second
 
@@ -45,7 +46,7 @@ const (
 // those defaults that the design relies on.
 func quicConfig(idle time.Duration) *quic.Config {
 	if idle == 0 {
-		idle = idleTimeout
+		idle = IdleTimeout
 	}
 	return &quic.Config{
 		HandshakeIdleTimeout:             handshakeIdle,

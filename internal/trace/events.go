@@ -245,6 +245,14 @@ type Verdict struct {
 	Remedy string `json:"remedy,omitempty"`
 }
 
+// Outage is a link through which nothing passes any more, and (Over) the end of that.
+// It is told again when what is known of the reason changes.
+type Outage struct {
+	Over    bool    `json:"over"`
+	Silent  float64 `json:"silent_ms"` // so far; with Over, in all
+	Verdict Verdict `json:"verdict"`
+}
+
 // Failure is an error that ended or delayed something and is told to nobody
 // else.
 type Failure struct {
@@ -291,6 +299,7 @@ func (StreamClosed) EventName() string   { return "stream.closed" }
 func (TargetDenied) EventName() string   { return "target.denied" }
 func (TargetResolved) EventName() string { return "target.resolved" }
 func (Verdict) EventName() string        { return "verdict" }
+func (Outage) EventName() string         { return "outage" }
 func (Failure) EventName() string        { return "failure" }
 func (Trouble) EventName() string        { return "trouble" }
 
@@ -305,7 +314,8 @@ var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
 	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
-	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, TargetDenied{}, TargetResolved{}, Verdict{}, Failure{}, Trouble{},
+	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, TargetDenied{}, TargetResolved{},
+	Verdict{}, Outage{}, Failure{}, Trouble{},
 }
 
 func decode(name string, data json.RawMessage) (Event, error) {
