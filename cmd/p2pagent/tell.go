@@ -142,10 +142,8 @@ func brief(r trace.Record) (text, tone string) {
 		}
 	case trace.RelayAllocated:
 		return fmt.Sprintf("relay: %s on %s over %s", e.Relayed, e.Server, e.Transport), ""
-	case trace.RelayRefused:
-		if e.What == "allocate" {
-			return fmt.Sprintf("relay: none on %s: %s", e.Server, e.Why), yellow
-		}
+	case trace.RelayMissing:
+		return r.Peer + ": no relay: " + e.Why + "; try: " + e.Remedy, yellow
 	case trace.SessionState:
 		switch e.State {
 		case "up":

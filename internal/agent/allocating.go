@@ -19,7 +19,8 @@ import (
 // beginning.
 type allocationTry struct {
 	servers servers
-	stale   bool // the credentials had expired by then
+	stale   bool  // the credentials had expired by then
+	sofar   error // what has become of it
 	cancel  context.CancelCauseFunc
 }
 
@@ -34,7 +35,13 @@ var errNewCredentials = errors.New("new credentials have come")
 // not every server minds, and signaling may be out of reach.
 func (l *link) allocate() {
 	r := &l.relaying
-	if l.requireDirect() || r.try != nil || r.alloc != nil || len(l.servers.turnURIs) == 0 {
+	if l.requireDirect() || r.try != nil || r.alloc != nil {
+		return
+	}
+	if len(l.servers.turnURIs) == 0 {
+		if l.servers.minted { // else signaling has not said yet
+			l.noRelay(errNoServers)
+		}
 		return
 	}
 	r.retryAt = time.Time{}
@@ -87,6 +94,12 @@ func (l *link) race(ctx context.Context, try *allocationTry, s servers) error {
 		l.do(func() {
 			l.orphans.remove(alloc)
 			l.allocated(try, alloc)
+		})
+	}, func(err error) {
+		l.do(func() {
+			if l.relaying.try == try && err != nil {
+				try.sofar = err
+			}
 		})
 	})
 }
@@ -146,7 +159,7 @@ func (l *link) allocated(try *allocationTry, alloc *relay.Allocation) {
 		return
 	}
 	l.retire(r.alloc)
-	r.failures, r.err = 0, nil
+	r.failures, r.err, r.told = 0, nil, ""
 	l.work(func(ctx context.Context) {
 		select {
 		case <-alloc.Done():
@@ -178,9 +191,7 @@ func (l *link) tried(try *allocationTry, err error) {
 		l.planUDP()
 		return
 	}
-	r.err = err
 	r.failures++
-	defer l.reviewVerdict()
 	if errors.Is(err, relay.ErrCredentials) && try.servers.minted {
 		if !try.servers.sameCredentials(l.servers) {
 			l.allocate()
@@ -191,6 +202,11 @@ func (l *link) tried(try *allocationTry, err error) {
 			l.renewCredentials() // else with the next try: they may all be refused
 		}
 	}
+	r.err = err
+	if !r.asked { // else that is not the last word
+		l.noRelay(err)
+	}
+	l.reviewVerdict()
 	wait := allocationBackoff(r.failures)
 	var none *noRelayError
 	if errors.As(err, &none) && none.unreachable() {

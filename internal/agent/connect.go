@@ -40,6 +40,7 @@ type Connector struct {
 	mark     *identity.Run    // of this process; nil: none could be left
 	ended    []identity.RunID // earlier runs that the last offer named
 	fails    int              // links that never came up, in a row
+	noPath   *noPathError     // why the last one did not; nil: for another reason
 }
 
 // ConnectConfig is what one Connector does.
@@ -270,7 +271,15 @@ func (c *Connector) timedOut(waited time.Duration) error {
 		}
 		return withHint(fmt.Errorf("%w within %v: %s", ErrOnlyRelayed, waited, text), "leave out --require direct to use the relay")
 	}
-	return withHint(fmt.Errorf("%w %s within %v", ErrNoPath, c.peer.Name, waited), "run it again with -v to see which step failed")
+	e := noPathError{peer: c.peer.Name, why: "it is there, but has not answered", remedy: "look at what `p2pagent listen` prints there"}
+	switch {
+	case c.current != nil:
+		e = *c.current.noPath()
+	case c.noPath != nil:
+		e = *c.noPath
+	}
+	e.waited = waited
+	return &e
 }
 
 // event is one thing that happened in the mailbox.
@@ -488,7 +497,8 @@ func (c *Connector) dropLinkFor(why error) {
 
 // linkEnded decides what follows the end of a link: mostly the next one.
 func (c *Connector) linkEnded(ctx context.Context, err error) error {
-	c.current = nil
+	c.current, c.noPath = nil, nil
+	errors.As(err, &c.noPath)
 	c.env.sighted(c.peer, func(s *sighting) { s.ended = err })
 	var wrong identity.ErrWrongPeer
 	var closed *session.PeerClosedError

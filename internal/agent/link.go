@@ -621,8 +621,9 @@ func (l *link) facts() facts {
 		Session: l.wasUp.Load(), Silent: l.outage.since, GiveUp: l.givesUpAt(), Sight: l.sight(),
 		RelayOnly: l.relayOnly(), PeerRelayOnly: l.peerRelayOnly,
 		Attempts: l.attempts.ended, LastErr: l.attempts.lastErr, Candidates: l.remote.usable,
-		Ours: l.nat(), Peers: l.remote.nat, RelayErr: l.relaying.err,
+		Ours: l.nat(), Peers: l.remote.nat,
 	}
+	l.relayFacts(&f)
 	for _, p := range l.conn.Status() {
 		if p.Active {
 			f.Path, f.State, f.Answered, f.Held = p.Kind, p.State, p.Answered, p.Kind == l.conn.Held()

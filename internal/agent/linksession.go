@@ -15,6 +15,9 @@ import (
 // its end. It returns why it ended.
 func (l *link) runSession(ctx context.Context) error {
 	s, err := l.establish(ctx)
+	if errors.Is(err, ErrNoPath) {
+		return l.noPath()
+	}
 	if err != nil {
 		return err
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -61,6 +62,12 @@ func (t turnServer) rank() int {
 // a head start over the next, and the servers of one transport a stagger apart.
 func newRace(s servers) *race {
 	r := &race{shared: s.minted, best: lastRank, lost: slices.Clone(s.unresolved)}
+	if s.user == "" || s.pass == "" {
+		for _, t := range s.turn {
+			r.lost = append(r.lost, loss{t, errNoCredentials})
+		}
+		return r
+	}
 	lanes := make(map[string]time.Duration)
 	for i, transport := range transports {
 		lanes[transport] = time.Duration(i) * tcpHeadStart
@@ -153,18 +160,31 @@ func (r *race) drop(match func(turnServer) bool) (stop []turnServer) {
 	return stop
 }
 
-// err says what became of everybody; nil when nobody has lost.
+// err says what became of everybody, and who has not been heard of yet; nil when
+// nobody took part.
 func (r *race) err() error {
-	if len(r.lost) == 0 {
+	lost := slices.Clone(r.lost)
+	for _, c := range slices.Concat(r.running, r.waiting) {
+		if !c.stopped {
+			lost = append(lost, loss{c.turnServer, errNotYet})
+		}
+	}
+	if len(lost) == 0 {
 		return nil
 	}
-	return &noRelayError{r.lost}
+	return &noRelayError{lost}
 }
 
+var (
+	errNotYet        = errors.New("no answer yet")
+	errNoCredentials = errors.New("no credentials")
+)
+
 // runRace runs a race: try makes an allocation, and won is called with each that is
-// better than those before. It returns when nobody runs any more, with the
-// error of those that lost, or the cause of ctx. What is not wanted is closed.
-func runRace[A interface{ Close() error }](ctx context.Context, r *race, try func(context.Context, turnServer) (A, error), won func(A)) error {
+// better than those before; sofar is called with what is known when that changes,
+// as long as nobody has won. It returns when nobody runs any more, with the error
+// of those that lost, or the cause of ctx. What is not wanted is closed.
+func runRace[A interface{ Close() error }](ctx context.Context, r *race, try func(context.Context, turnServer) (A, error), won func(A), sofar func(error)) error {
 	type result struct {
 		server turnServer
 		alloc  A
@@ -182,6 +202,7 @@ func runRace[A interface{ Close() error }](ctx context.Context, r *race, try fun
 	began, done := time.Now(), ctx.Done()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
+	sofar(r.err())
 	for !r.over() {
 		for _, s := range r.start(time.Since(began)) {
 			each, cancel := context.WithCancel(ctx)
@@ -205,6 +226,9 @@ func runRace[A interface{ Close() error }](ctx context.Context, r *race, try fun
 			cancels[res.server]()
 			if res.err != nil {
 				stop(r.failed(res.server, res.err, time.Since(began)))
+				if r.best == lastRank {
+					sofar(r.err())
+				}
 				continue
 			}
 			wanted, rest := r.won(res.server)
@@ -226,13 +250,18 @@ func runRace[A interface{ Close() error }](ctx context.Context, r *race, try fun
 type noRelayError struct{ lost []loss }
 
 // Error reads "turn.example:3478 (192.0.2.7): no answer over UDP, connection
-// refused over TCP; …".
+// refused over TCP; …", in an order that does not depend on who was first.
 func (e *noRelayError) Error() string {
 	var order []string
 	why := make(map[string][]string)
-	for _, l := range e.lost {
+	lost := slices.Clone(e.lost)
+	slices.SortStableFunc(lost, func(a, b loss) int {
+		return cmp.Or(cmp.Compare(a.uri.Host, b.uri.Host), a.addr.Compare(b.addr),
+			cmp.Compare(slices.Index(transports[:], a.uri.Transport), slices.Index(transports[:], b.uri.Transport)))
+	})
+	for _, l := range lost {
 		name, text := l.name(), reason(l.err)
-		if l.addr.IsValid() {
+		if l.addr.IsValid() && l.err != errNoCredentials {
 			text += " over " + strings.ToUpper(l.uri.Transport)
 		}
 		if why[name] == nil {

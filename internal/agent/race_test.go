@@ -71,6 +71,7 @@ func TestRace(t *testing.T) {
 		starts  string        // who was asked, and when, in milliseconds
 		ends    time.Duration // when the race is over
 		err     string        // contained in its error
+		sofar   []string      // what it says meanwhile; nil: not checked
 	}{
 		{
 			name: "the first", servers: []string{"udp " + one, "tcp " + one},
@@ -96,6 +97,17 @@ func TestRace(t *testing.T) {
 			name: "refused after another has won", servers: []string{"udp " + one, "udp " + two, "tcp " + one}, shared: true,
 			answers: map[string]answer{"udp " + one: no(240*time.Millisecond, expired), "tcp " + one: yes(10 * time.Millisecond), "udp " + two: yes(10 * time.Millisecond)},
 			won:     []string{"tcp " + one, "udp " + two}, starts: "udp 192.0.2.1 at 0, tcp 192.0.2.1 at 200, udp 192.0.2.2 at 240", ends: 250 * time.Millisecond,
+		},
+		{
+			name: "what is known meanwhile", servers: []string{"udp " + one, "tcp " + one, "udp " + two},
+			answers: map[string]answer{"udp " + one: never, "tcp " + one: no(10*time.Millisecond, unspecified), "udp " + two: no(10*time.Millisecond, refusal(401, relay.ErrCredentials))},
+			starts:  "udp 192.0.2.1 at 0, tcp 192.0.2.1 at 200, udp 192.0.2.2 at 210", ends: silence, err: one + ":3478: no answer over UDP, anything over TCP; " + two,
+			sofar: []string{
+				one + ":3478: no answer yet over UDP, no answer yet over TCP; " + two + ":3478: no answer yet over UDP",
+				one + ":3478: no answer yet over UDP, anything over TCP; " + two + ":3478: no answer yet over UDP",
+				one + ":3478: no answer yet over UDP, anything over TCP; " + two + ":3478: credentials refused (401) over UDP",
+				one + ":3478: no answer over UDP, anything over TCP; " + two + ":3478: credentials refused (401) over UDP",
+			},
 		},
 		{
 			name: "who fails makes room", servers: []string{"tls " + two, "tcp " + one, "udp " + one},
@@ -163,8 +175,8 @@ func TestRace(t *testing.T) {
 				}
 				began := time.Now()
 				var mu sync.Mutex
-				var starts, won, closed []string
-				err := runRace(ctx, newRace(servers{turn: list, minted: tt.shared}), func(ctx context.Context, s turnServer) (*fakeAllocation, error) {
+				var starts, won, closed, sofar []string
+				err := runRace(ctx, newRace(servers{turn: list, minted: tt.shared, user: "u", pass: "p"}), func(ctx context.Context, s turnServer) (*fakeAllocation, error) {
 					name := s.uri.Transport + " " + s.addr.Addr().String()
 					mu.Lock()
 					starts = append(starts, fmt.Sprintf("%s at %d", name, time.Since(began).Milliseconds()))
@@ -182,7 +194,7 @@ func TestRace(t *testing.T) {
 						return &fakeAllocation{s, &mu, &closed}, nil
 					}
 					return nil, a.err
-				}, func(a *fakeAllocation) { won = append(won, a.of.uri.Transport+" "+a.of.addr.Addr().String()) })
+				}, func(a *fakeAllocation) { won = append(won, a.of.uri.Transport+" "+a.of.addr.Addr().String()) }, func(err error) { sofar = append(sofar, fmt.Sprint(err)) })
 				if got := strings.Join(starts, ", "); got != tt.starts {
 					t.Errorf("asked %s; want %s", got, tt.starts)
 				}
@@ -194,6 +206,9 @@ func TestRace(t *testing.T) {
 				}
 				if len(tt.won) == 0 && len(tt.servers) > 0 && (err == nil || !strings.Contains(err.Error(), tt.err)) {
 					t.Errorf("error %v; want %q", err, tt.err)
+				}
+				if tt.sofar != nil && !slices.Equal(sofar, tt.sofar) {
+					t.Errorf("said meanwhile %q, want %q", sofar, tt.sofar)
 				}
 				if len(closed) > 0 {
 					t.Errorf("closed %v", closed)
@@ -210,10 +225,10 @@ func TestRaceKeepsOne(t *testing.T) {
 		var closed []string
 		won := 0
 		list := []turnServer{turnAt(t, "turn:192.0.2.1?transport=tcp", "192.0.2.1"), turnAt(t, "turns:192.0.2.1", "192.0.2.1")}
-		err := runRace(t.Context(), newRace(servers{turn: list, minted: true}), func(_ context.Context, s turnServer) (*fakeAllocation, error) {
+		err := runRace(t.Context(), newRace(servers{turn: list, minted: true, user: "u", pass: "p"}), func(_ context.Context, s turnServer) (*fakeAllocation, error) {
 			time.Sleep(map[string]time.Duration{"tcp": 300 * time.Millisecond, "tls": 100 * time.Millisecond}[s.uri.Transport])
 			return &fakeAllocation{s, &mu, &closed}, nil // whatever its context says
-		}, func(*fakeAllocation) { won++ })
+		}, func(*fakeAllocation) { won++ }, func(error) {})
 		if err != nil || won != 1 || len(closed) != 1 {
 			t.Errorf("%v; %d won, %v closed", err, won, closed)
 		}
@@ -226,13 +241,22 @@ func TestNoRelayError(t *testing.T) {
 		{turnAt(t, "turn:turn.example", "192.0.2.1"), refusal(0, relay.ErrNoAnswer)},
 		{turnAt(t, "turn:turn.example", "192.0.2.2"), refusal(486, relay.ErrQuota)},
 		{turnAt(t, "turn:turn.example?transport=tcp", "192.0.2.1"), &relay.RequestError{Err: &net.OpError{Op: "dial", Net: "tcp", Err: errors.New("connection refused")}}},
-		{turnAt(t, "turn:[2001:db8::1]:99", "2001:db8::1"), errors.New("no credentials")},
+		{turnAt(t, "turn:[2001:db8::1]:99", "2001:db8::1"), errNoCredentials},
 	}}
-	want := "turn.example:3478 (192.0.2.1): no answer over UDP, connection refused over TCP; turn.example:3478 (192.0.2.2): quota reached (486) over UDP; [2001:db8::1]:99: no credentials over UDP"
+	want := "[2001:db8::1]:99: no credentials; turn.example:3478 (192.0.2.1): no answer over UDP, connection refused over TCP; turn.example:3478 (192.0.2.2): quota reached (486) over UDP"
 	if got := err.Error(); got != want {
 		t.Errorf("got  %s\nwant %s", got, want)
 	}
 	if !errors.Is(err, relay.ErrQuota) || errors.Is(err, relay.ErrCredentials) {
 		t.Error("what they said is lost")
+	}
+}
+
+// Without credentials nobody is asked.
+func TestNoCredentials(t *testing.T) {
+	list := []turnServer{turnAt(t, "turn:192.0.2.1", "192.0.2.1"), turnAt(t, "turn:192.0.2.1?transport=tcp", "192.0.2.1")}
+	r := newRace(servers{turn: list, user: "somebody"})
+	if want := "192.0.2.1:3478: no credentials"; !r.over() || r.err().Error() != want {
+		t.Errorf("over %v: %v, want %s", r.over(), r.err(), want)
 	}
 }

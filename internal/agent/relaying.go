@@ -20,7 +20,8 @@ type relaying struct {
 	asked    bool              // signaling, for new credentials
 	failures int
 	retryAt  time.Time
-	err      error // why there is none
+	err      error  // why there is none
+	told     string // of that
 
 	old   *relay.Allocation // over a stream, which alloc has replaced; nil: none
 	oldIn uint64            // payload that had come over it at the last look

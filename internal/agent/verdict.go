@@ -35,7 +35,10 @@ type facts struct {
 	LastErr       error // of the last attempt that failed
 	Candidates    int   // remote ones that may be tried
 	Ours, Peers   candidates.NAT
-	RelayErr      error // why there is no relay
+	Relayed       string // our relayed address; empty: none
+	RelayErr      error  // why there is none
+	RelaySoFar    error  // what is known of the first try for one, while it goes on
+	Minted        bool   // the credentials for it are signaling's
 }
 
 // A sight is what signaling says of a peer.
@@ -131,8 +134,8 @@ func judge(f facts) verdict {
 	if f.Held && !f.RelayOnly && !f.PeerRelayOnly {
 		return say("held there while the link is being measured", "")
 	}
-	if v.path == pathNone && f.RelayErr != nil && f.Attempts > 0 {
-		return say(fmt.Sprintf("no relay (%v), and no direct path yet", f.RelayErr), openRelayPorts)
+	if v.path == pathNone && f.RelayErr != nil && (f.Attempts > 0 || f.RelayOnly || f.PeerRelayOnly) {
+		return say(whyNoPath(f))
 	}
 	usual := "forward a UDP port on one router and give it with --udp-port, or use IPv6"
 	switch {
@@ -172,8 +175,6 @@ func inTunnel(name string) string {
 	return ", but inside " + whose + ": a VPN carries the packets, by a way that is its own"
 }
 
-const openRelayPorts = "check that the relay's ports are open, 3478 UDP and TCP"
-
 // judgeSilence is the verdict on a link through which nothing passes any more.
 func judgeSilence(f facts) verdict {
 	v := verdict{path: pathNone, quiet: "silent", silent: f.Silent, giveUp: f.GiveUp}
@@ -197,7 +198,7 @@ func judgeSilence(f facts) verdict {
 	}
 	if f.RelayErr != nil && f.Sight == sightThere {
 		v.why += fmt.Sprintf("; no relay (%v)", f.RelayErr)
-		v.remedy = openRelayPorts
+		v.remedy = relayRemedy(f.RelayErr, f.Minted)
 	}
 	return v
 }

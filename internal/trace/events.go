@@ -100,6 +100,13 @@ type RelayRefused struct {
 	Why    string `json:"why"`
 }
 
+// RelayMissing says that a link has no relay, of all servers and transports, and
+// why; once for each reason, until there is one.
+type RelayMissing struct {
+	Why    string `json:"why"` // each server, and what became of it
+	Remedy string `json:"remedy,omitempty"`
+}
+
 // AttemptStarted is one try for a direct path.
 type AttemptStarted struct {
 	ID      string           `json:"id"`
@@ -284,6 +291,7 @@ func (Paired) EventName() string         { return "paired" }
 func (PairingFailed) EventName() string  { return "pairing.failed" }
 func (RelayAllocated) EventName() string { return "relay.allocated" }
 func (RelayRefused) EventName() string   { return "relay.refused" }
+func (RelayMissing) EventName() string   { return "relay.missing" }
 func (AttemptStarted) EventName() string { return "attempt.started" }
 func (AttemptOpened) EventName() string  { return "attempt.opened" }
 func (AttemptEnded) EventName() string   { return "attempt.ended" }
@@ -312,7 +320,7 @@ func (u Unknown) MarshalJSON() ([]byte, error) { return u.Data, nil }
 // schema lists one value of every event type, for decoding.
 var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
-	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, AttemptStarted{}, AttemptOpened{},
+	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, RelayMissing{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
 	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, TargetDenied{}, TargetResolved{},
 	Verdict{}, Outage{}, Failure{}, Trouble{},

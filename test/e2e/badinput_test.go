@@ -235,6 +235,24 @@ var badInput = []struct {
 	{"direct where no UDP leaves", noUDP, 3, "no STUN server answered"},
 	{"ping where only the relay works", args("ping", "--relay-only", "--timeout", "10s", "bob"), 3, "this side was told to use the relay only"},
 
+	// Relays that are none.
+	{"relay without credentials", args("ping", "--relay-only", "--turn", "turn:127.0.0.1:9", "--timeout", "3s", "bob"), 7, "127.0.0.1:9: no credentials"},
+	{"and what to do", args("pipe", "--relay-only", "--turn", "turn:127.0.0.1:9", "--timeout", "3s", "bob"), 7, "try: give the server's user and password with --turn-auth-file"},
+	{"relay that is down", relayed("ping", "turn:127.0.0.1:1?transport=tcp"), 7, "127.0.0.1:1: connection refused over TCP"},
+	{"relay that is down, told before the end", relayed("connect", "turn:127.0.0.1:1?transport=tcp"), 7, "bob: no relay: 127.0.0.1:1: connection refused over TCP; try: "},
+	{"relay that is down, for data", relayed("pipe", "turn:127.0.0.1:1?transport=tcp"), 7, "no path to the peer bob within 3s: no relay (127.0.0.1:1: connection refused over TCP)"},
+	{"relay that is silent", func(t *testing.T, w *world) outcome {
+		hole, err := net.ListenPacket("udp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer hole.Close()
+		return relayed("bench", "turn:"+hole.LocalAddr().String())(t, w)
+	}, 7, "no answer yet over UDP); no direct path is looked for with --relay-only"},
+	{"relay that knows nobody of that name", func(t *testing.T, w *world) outcome {
+		return relayed("ping", "turn:"+w.turn.String())(t, w)
+	}, 7, "credentials refused (401) over UDP"},
+
 	// The agent's files.
 	{"key that others can read", file("key.pem", "", 0o644), 1, "chmod 600"},
 	{"key that is none", file("key.pem", "secret", 0o600), 1, "no PEM block"},
@@ -336,6 +354,21 @@ func turnAuth(content string) feed {
 			t.Fatal(err)
 		}
 		return w.alice.run(t, "ping", "--turn", "turn:127.0.0.1", "--turn-auth-file", name, "bob")
+	}
+}
+
+// relayed is a link by a relay of the user's own alone, within 3 s.
+func relayed(command, server string) feed {
+	return func(t *testing.T, w *world) outcome {
+		name := t.TempDir() + "/auth"
+		if err := os.WriteFile(name, []byte("nobody:secret"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		link := []string{command, "--relay-only", "--turn", server, "--turn-auth-file", name, "--timeout", "3s", "bob"}
+		if command == "bench" {
+			link = append(link, "--loopback")
+		}
+		return w.alice.run(t, link...)
 	}
 }
 
