@@ -174,6 +174,11 @@ func brief(r trace.Record) (text, tone string) {
 			return fmt.Sprintf("%s: packets pass again, after %s", r.Peer, units.Millis(e.Silent)), green
 		}
 		return r.Peer + ": " + e.Verdict.Text + "; try: " + e.Verdict.Remedy, red
+	case trace.StreamsLimited:
+		if e.Why == "" {
+			return e.Local + ": connections are carried again", ""
+		}
+		return e.Local + because(e.Why) + "; what comes now is reset", yellow
 	case trace.StreamRefused:
 		return fmt.Sprintf("%s stream to %s refused: %s", e.Kind, e.Target, e.Why), yellow
 	case trace.Trouble:

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/p2pagent/p2pagent/internal/forward"
 	"github.com/p2pagent/p2pagent/internal/session"
@@ -38,9 +39,14 @@ func OpenLocals(ctx context.Context, specs []forward.Spec) ([]Local, error) {
 func (c *Connector) ServeLocals(ctx context.Context, locals []Local) error {
 	done := make(chan error, len(locals))
 	rec := c.env.cfg.Trace.ForPeer(c.name)
-	for _, l := range locals {
+	all := forward.NewShares(session.MaxConnections)
+	var shares []*forward.Share // all of them before the first connection
+	for range locals {
+		shares = append(shares, all.Add())
+	}
+	for i, l := range locals {
 		go func() {
-			done <- l.Listeners.Serve(ctx, session.Header{Kind: session.KindDial, Target: l.Spec.Target}, c.Open, rec)
+			done <- l.Listeners.Serve(ctx, session.Header{Kind: session.KindDial, Target: l.Spec.Target}, c.Open, shares[i], rec)
 		}()
 	}
 	var first error
@@ -58,7 +64,7 @@ func (c *Connector) Open(ctx context.Context, h session.Header) (forward.Opened,
 		changed := c.env.change()
 		for _, l := range c.env.live() {
 			if s := l.session.Load(); s != nil {
-				return s.Open(ctx, h)
+				return openStream(ctx, s, h)
 			}
 		}
 		select {
@@ -68,6 +74,21 @@ func (c *Connector) Open(ctx context.Context, h session.Header) (forward.Opened,
 		}
 	}
 }
+
+// streamWithin is how long a peer may take to allow one more stream. It has room
+// for more than all connections that a side may have, so it takes one round trip
+// when many end and begin at once.
+const streamWithin = 5 * time.Second
+
+func openStream(ctx context.Context, s *session.Session, h session.Header) (forward.Opened, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, streamWithin, session.ErrNoStream)
+	defer cancel()
+	return s.Open(ctx, h)
+}
+
+// acceptedMost is how many connections of a peer are carried at once. It is a
+// little more than the peer carries itself, which learns of an end earlier.
+const acceptedMost = session.MaxConnections + 32
 
 // remotes asks the peer to open the ports of all -R and answers the streams
 // that come from them, for one session. A port that the peer does
@@ -89,6 +110,7 @@ func (c *Connector) remotes(ctx context.Context, l *link, s *session.Session, sp
 			}
 		})
 	}
+	shares := forward.NewTargetShares(acceptedMost)
 	s.Serve(ctx, func(ctx context.Context, h session.Header, stream *session.Stream) {
 		spec, ok := byID[h.Target]
 		if h.Kind != session.KindReverse || !ok {
@@ -97,6 +119,6 @@ func (c *Connector) remotes(ctx context.Context, l *link, s *session.Session, sp
 			l.trace.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: why})
 			return
 		}
-		forward.DialSpec(ctx, spec.Target, stream, l.trace)
+		forward.DialSpec(ctx, spec.Target, stream, shares, l.trace)
 	})
 }

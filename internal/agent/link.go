@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/forward"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/session"
@@ -37,7 +38,8 @@ type link struct {
 	trace     *trace.Recorder
 	post      *post
 	todo      chan func()
-	ended     chan struct{} // closed when run returns
+	ended     chan struct{}   // closed when run returns
+	bound     *forward.Shares // of the connections to ports of -R
 	onSession func(context.Context, *link, *session.Session)
 
 	targetAnswers chan *targetsAnswer // the peer's, for askTargets
@@ -100,7 +102,7 @@ func newLink(ctx context.Context, env *environment, role identity.Role, peer ide
 	rec := env.cfg.Trace.ForPeer(peer.Name)
 	l := &link{
 		env: env, role: role, peer: peer, id: o.Link, key: o.Key, peerRun: o.Run, trace: rec, post: newPost(rec),
-		todo: make(chan func(), 256), ended: make(chan struct{}), announced: make(map[candidates.Candidate]bool),
+		bound: forward.NewShares(session.MaxConnections), todo: make(chan func(), 256), ended: make(chan struct{}), announced: make(map[candidates.Candidate]bool),
 		targetAnswers: make(chan *targetsAnswer, askTargets),
 	}
 	l.peerDirect.Store(role == listener && o.Direct)

@@ -18,6 +18,7 @@ import (
 func (e *environment) serveSession(ctx context.Context, l *link, s *session.Session) {
 	defer e.binds.closeAll(l)
 	measuring := e.measuring(l, s)
+	shares := forward.NewTargetShares(acceptedMost)
 	err := s.Serve(ctx, func(ctx context.Context, h session.Header, stream *session.Stream) {
 		allow := e.cfg.Allow
 		if allow == nil {
@@ -25,7 +26,7 @@ func (e *environment) serveSession(ctx context.Context, l *link, s *session.Sess
 		}
 		switch h.Kind {
 		case session.KindDial:
-			forward.Dial(ctx, allow, h.Target, stream, l.trace)
+			forward.Dial(ctx, allow, h.Target, stream, shares, l.trace)
 		case session.KindMeasure:
 			measuring.Serve(ctx, h.Target, stream)
 		default:
@@ -74,9 +75,11 @@ func (e *environment) bind(l *link, r *bindRequest) {
 	if !fresh {
 		return // asked again, the answer was lost
 	}
+	share := l.bound.Add()
 	l.work(func(ctx context.Context) {
-		open := func(ctx context.Context, h session.Header) (forward.Opened, error) { return s.Open(ctx, h) }
-		ls.Serve(ctx, session.Header{Kind: session.KindReverse, Target: r.ID}, open, l.trace)
+		defer share.Remove()
+		open := func(ctx context.Context, h session.Header) (forward.Opened, error) { return openStream(ctx, s, h) }
+		ls.Serve(ctx, session.Header{Kind: session.KindReverse, Target: r.ID}, open, share, l.trace)
 	})
 }
 

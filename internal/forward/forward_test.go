@@ -115,12 +115,13 @@ func newRig(t *testing.T, allow, target string) *rig {
 	r.addr = ln.Addr().String()
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
+	shares := NewTargetShares(100)
 	running.Go(func() {
 		ln.Serve(ctx, session.Header{Kind: session.KindDial, Target: target}, func(ctx context.Context, h session.Header) (Opened, error) {
 			local, remote := newStream()
-			running.Go(func() { Dial(ctx, list, h.Target, remote, rec) })
+			running.Go(func() { Dial(ctx, list, h.Target, remote, shares, rec) })
 			return local, nil
-		}, into(r.opening))
+		}, NewShares(100).Add(), into(r.opening))
 	})
 	t.Cleanup(func() { cancel(); running.Wait() })
 	return r
@@ -283,7 +284,7 @@ func TestAcceptErrorsPass(t *testing.T) {
 		done <- Serve(ctx, &flaky{inner[0], 3}, session.Header{}, func(context.Context, session.Header) (Opened, error) {
 			opened <- struct{}{}
 			return nil, errors.New("no session")
-		}, nil)
+		}, NewShares(1).Add(), nil)
 	}()
 	c, err := net.Dial("tcp", inner.Addr().String())
 	if err != nil {

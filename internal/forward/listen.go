@@ -196,10 +196,10 @@ func (ls Listeners) Close() {
 
 // Serve is [Serve] for all of them. It returns when each has ended, with the
 // error of the first.
-func (ls Listeners) Serve(ctx context.Context, h session.Header, open Opener, rec *trace.Recorder) error {
+func (ls Listeners) Serve(ctx context.Context, h session.Header, open Opener, share *Share, rec *trace.Recorder) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, ln := range ls {
-		g.Go(func() error { return Serve(ctx, ln, h, open, rec) })
+		g.Go(func() error { return Serve(ctx, ln, h, open, share, rec) })
 	}
 	return g.Wait()
 }

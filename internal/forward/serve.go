@@ -21,8 +21,15 @@ type Accepting interface {
 }
 
 // Dial answers a stream that asks for a target on this side: it checks the
-// list, dials what the list returned, and carries the connection to its end.
-func Dial(ctx context.Context, allow *AllowList, target string, s Accepting, rec *trace.Recorder) {
+// list, dials what the list returned, and carries the connection to its end. It
+// counts among shares, which are divided by target.
+func Dial(ctx context.Context, allow *AllowList, target string, s Accepting, shares *Shares, rec *trace.Recorder) {
+	slot, err := shares.TakeFor(target)
+	if err != nil {
+		refuse(s, session.CodeLimit, session.KindDial, target, err, rec)
+		return
+	}
+	defer slot.Free()
 	addrs, err := allow.Dialable(ctx, target)
 	if err != nil {
 		code := session.CodeNotAllowed
@@ -32,25 +39,35 @@ func Dial(ctx context.Context, allow *AllowList, target string, s Accepting, rec
 		refuse(s, code, session.KindDial, target, err, rec)
 		return
 	}
-	carry(ctx, session.KindDial, target, addrs, s, rec)
+	carry(ctx, session.KindDial, target, addrs, s, slot, rec)
 }
 
 // DialSpec answers a stream of -R, whose target this side chose itself.
-func DialSpec(ctx context.Context, target string, s Accepting, rec *trace.Recorder) {
+func DialSpec(ctx context.Context, target string, s Accepting, shares *Shares, rec *trace.Recorder) {
+	slot, err := shares.TakeFor(target)
+	if err != nil {
+		refuse(s, session.CodeLimit, session.KindReverse, target, err, rec)
+		return
+	}
+	defer slot.Free()
 	addrs, err := resolve(ctx, target, 1)
 	if err != nil {
 		refuse(s, session.CodeUnreachable, session.KindReverse, target, err, rec)
 		return
 	}
-	carry(ctx, session.KindReverse, target, addrs, s, rec)
+	carry(ctx, session.KindReverse, target, addrs, s, slot, rec)
 }
 
-func carry(ctx context.Context, kind session.Kind, target string, addrs []netip.AddrPort, s Accepting, rec *trace.Recorder) {
-	conn, err := dialTarget(ctx, addrs)
+// errTakenBack is the end of a dial for a stream whose opener has gone.
+var errTakenBack = errors.New("the peer has taken it back")
+
+func carry(ctx context.Context, kind session.Kind, target string, addrs []netip.AddrPort, s Accepting, slot *Slot, rec *trace.Recorder) {
+	conn, err := dialWhileWanted(ctx, addrs, s)
 	if err != nil {
 		refuse(s, session.CodeUnreachable, kind, target, err, rec)
 		return
 	}
+	slot.Answered()
 	markAbortive(conn)
 	if err := s.Accept(); err != nil {
 		abort(conn)
@@ -58,6 +75,23 @@ func carry(ctx context.Context, kind session.Kind, target string, addrs []netip.
 		return
 	}
 	relay(ctx, s.ID(), kind, target, false, conn, s, rec)
+}
+
+// dialWhileWanted gives a dial up when the peer has given the stream up: a target
+// that does not answer holds its place for nobody.
+func dialWhileWanted(ctx context.Context, addrs []netip.AddrPort, s Accepting) (*net.TCPConn, error) {
+	ctx, stop := context.WithCancelCause(ctx)
+	var watching sync.WaitGroup
+	watching.Go(func() {
+		select {
+		case <-s.Stopped():
+			stop(errTakenBack)
+		case <-ctx.Done():
+		}
+	})
+	defer watching.Wait()
+	defer stop(nil)
+	return dialTarget(ctx, addrs)
 }
 
 func refuse(s Accepting, c session.Code, kind session.Kind, target string, err error, rec *trace.Recorder) {
@@ -89,10 +123,15 @@ type Opened interface {
 
 // Serve carries each connection that ln accepts over a stream with header h,
 // until ctx ends or ln is closed; then it closes ln, waits for the connections
-// to end, and returns why.
-func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, rec *trace.Recorder) error {
+// to end, and returns why. A connection beyond its share is reset at once.
+func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, share *Share, rec *trace.Recorder) error {
 	where := "accept on " + ln.Addr().String()
 	ln = trouble.Listener(ln, func(why string) { rec.Emit(trace.Trouble{Where: where, Why: why}) })
+	local := ln.Addr().String()
+	crowd := trouble.NewEpisode(func(why string) {
+		rec.Emit(trace.StreamsLimited{Kind: h.Kind.String(), Target: h.Target, Local: local, Why: why})
+	})
+	defer crowd.Stop()
 	stop := context.AfterFunc(ctx, func() { ln.Close() })
 	defer stop()
 	var conns sync.WaitGroup
@@ -103,7 +142,16 @@ func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, 
 		switch {
 		case err == nil:
 			markAbortive(conn)
-			conns.Go(func() { serveConn(ctx, conn.(Near), h, open, rec) })
+			slot, err := share.Take()
+			if err != nil {
+				abort(conn.(Near))
+				crowd.Failed(err) // there is nothing to rest from
+				continue
+			}
+			conns.Go(func() {
+				defer slot.Free()
+				serveConn(ctx, conn.(Near), h, open, slot, rec)
+			})
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
 		default:
@@ -112,14 +160,31 @@ func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, 
 	}
 }
 
-func serveConn(ctx context.Context, conn Near, h session.Header, open Opener, rec *trace.Recorder) {
+// claimed is a stream whose slot is told when the target has answered.
+type claimed struct {
+	Opened
+	slot  *Slot
+	asked bool
+}
+
+func (c *claimed) Read(b []byte) (int, error) {
+	if !c.asked {
+		c.asked = true
+		if c.Opened.Accepted() == nil { // it waits for that
+			c.slot.Answered()
+		}
+	}
+	return c.Opened.Read(b)
+}
+
+func serveConn(ctx context.Context, conn Near, h session.Header, open Opener, slot *Slot, rec *trace.Recorder) {
 	s, err := open(ctx, h)
 	if err != nil {
 		abort(conn)
 		rec.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: err.Error()})
 		return
 	}
-	Pipe(ctx, conn, h, s, rec)
+	Pipe(ctx, conn, h, &claimed{Opened: s, slot: slot}, rec)
 }
 
 // Pipe carries one near connection over a stream that has been opened, and

@@ -6,6 +6,11 @@ import (
 	"github.com/quic-go/quic-go"
 )
 
+// MaxConnections is how many connections one side may carry over streams at once;
+// who opens them counts. 256 for each of two forwards is far more than a person
+// uses, and bounded.
+const MaxConnections = 512
+
 const (
 	// IdleTimeout ends a session through which nothing has come for so long: a
 	// link outlives reboots of both routers and of the signaling server. The
@@ -20,9 +25,11 @@ const (
 	// handshakeIdle bounds a handshake over a path that has just died.
 	handshakeIdle = 5 * time.Second
 
-	// maxStreams is how many streams the peer may have open: 256
-	// connections per forward is far more than a person uses, and bounded.
-	maxStreams = 512
+	// maxStreams is how many streams the peer may have open: connections, and
+	// those that no number of connections may take away. These are the control
+	// stream, those of a measurement, and streams that one side has done with
+	// and the other has not yet.
+	maxStreams = MaxConnections + 64
 
 	// initialPacketSize is what every path proves before it is used. The
 	// path below splits larger packets where a path carries less.

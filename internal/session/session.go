@@ -122,6 +122,9 @@ func (s *Session) Open(ctx context.Context, h Header) (*Stream, error) {
 		return nil, err
 	}
 	qs, err := s.conn.OpenStreamSync(ctx)
+	if err != nil && ctx.Err() != nil {
+		return nil, fmt.Errorf("open %s stream: %w", h.Kind, context.Cause(ctx))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open %s stream: %w", h.Kind, sessionError(err))
 	}

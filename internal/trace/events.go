@@ -212,6 +212,15 @@ type StreamRefused struct {
 	Why    string `json:"why"`
 }
 
+// StreamsLimited says that connections to a port of this side are reset, as too
+// many are open. Why is empty when it is over.
+type StreamsLimited struct {
+	Kind   string `json:"kind"`
+	Target string `json:"target"`
+	Local  string `json:"local"` // the port
+	Why    string `json:"why,omitempty"`
+}
+
 // StreamClosed is its end. Cause is empty for a clean end in both directions.
 type StreamClosed struct {
 	ID       int64  `json:"id"`
@@ -303,6 +312,7 @@ func (PathClosed) EventName() string     { return "path.closed" }
 func (SessionState) EventName() string   { return "session.state" }
 func (StreamOpened) EventName() string   { return "stream.opened" }
 func (StreamRefused) EventName() string  { return "stream.refused" }
+func (StreamsLimited) EventName() string { return "streams.limited" }
 func (StreamClosed) EventName() string   { return "stream.closed" }
 func (TargetDenied) EventName() string   { return "target.denied" }
 func (TargetResolved) EventName() string { return "target.resolved" }
@@ -322,7 +332,7 @@ var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
 	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, RelayMissing{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
-	SessionState{}, StreamOpened{}, StreamRefused{}, StreamClosed{}, TargetDenied{}, TargetResolved{},
+	SessionState{}, StreamOpened{}, StreamRefused{}, StreamsLimited{}, StreamClosed{}, TargetDenied{}, TargetResolved{},
 	Verdict{}, Outage{}, Failure{}, Trouble{},
 }
 

@@ -1,0 +1,280 @@
+package forward
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
+)
+
+func TestWhoMayOpen(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		claim
+		want string // empty: it may
+	}{
+		{"the first", claim{most: 512}, ""},
+		{"the last", claim{most: 512, open: 511}, ""},
+		{"one too many", claim{most: 512, open: 512}, "512 connections are open, no more at once"},
+		{"all of one that wait", claim{most: 512, open: 511, waiting: 511}, ""},
+		{"the last but what is kept for another", claim{most: 512, open: 495, others: []int{0}}, ""},
+		{"into what is kept for another", claim{most: 512, open: 496, others: []int{0}}, "512 connections are open or kept for other forwards, no more at once"},
+		{"beside another that has what is kept for it", claim{most: 512, open: 495, others: []int{16}}, ""},
+		{"beside another that has more", claim{most: 512, open: 300, others: []int{211}}, ""},
+		{"when two have all", claim{most: 512, open: 300, others: []int{212}}, "512 connections are open, no more at once"},
+		{"the first of one beside a full one", claim{most: 512, open: 0, others: []int{496}}, ""},
+		{"the sixteenth", claim{most: 512, open: 15, others: []int{496}}, ""},
+		{"half of all wait, of two forwards", claim{most: 512, open: 300, waiting: 256, others: []int{0}}, "256 connections wait for the target's answer, no more at once"},
+		{"fewer wait", claim{most: 512, open: 300, waiting: 255, others: []int{0}}, ""},
+		{"many forwards keep less for each", claim{most: 512, open: 1, others: make([]int, 511)}, "512 connections are open or kept for other forwards, no more at once"},
+		{"and each has one", claim{most: 512, open: 0, others: slices.Repeat([]int{1}, 511)}, ""},
+		{"a target beside one that nobody has asked for yet", claim{most: 544, open: 527, newcomer: true}, ""},
+		{"into what is kept for that one", claim{most: 544, open: 528, newcomer: true}, "544 connections are open or kept for other forwards, no more at once"},
+		{"that one", claim{most: 544, open: 0, others: []int{528}, newcomer: true}, ""},
+	} {
+		got := ""
+		if err := tt.judge(); err != nil {
+			got = err.Error()
+		}
+		if got != tt.want {
+			t.Errorf("%s: %q, want %q", tt.name, got, tt.want)
+		}
+	}
+}
+
+// What is counted is given back, whatever became of it.
+func TestSlotsAreGivenBack(t *testing.T) {
+	known := NewShares(4)
+	a, b := known.Add(), known.Add()
+	targets := NewTargetShares(4)
+	for range 3 {
+		for name, take := range map[string]func() (*Slot, error){
+			"a forward": a.Take, "another": b.Take,
+			"a target": func() (*Slot, error) { return targets.TakeFor("x:1") },
+		} {
+			var slots []*Slot
+			for {
+				slot, err := take()
+				if err != nil {
+					break
+				}
+				if slots = append(slots, slot); len(slots) == 2 {
+					slot.Answered()
+					slot.Answered()
+				}
+			}
+			if len(slots) != 3 { // one is kept for another
+				t.Errorf("%s has %d of 4", name, len(slots))
+			}
+			for _, s := range slots {
+				s.Free()
+			}
+		}
+	}
+	if len(targets.targets) != 0 || len(targets.forwards) != 0 {
+		t.Errorf("targets that nobody uses are kept: %v", targets.targets)
+	}
+	b.Remove()
+	for range 4 {
+		if _, err := a.Take(); err != nil {
+			t.Errorf("a forward that is alone: %v", err)
+		}
+	}
+}
+
+// crowdRig is two forwards of one session, which carries four connections.
+func crowdRig(t *testing.T, open Opener) (addrs [2]string, events chan trace.Event) {
+	t.Helper()
+	events = make(chan trace.Event, 1000)
+	rec := trace.New("a", trace.SinkFunc(func(e trace.Record) { events <- e.Event }))
+	shares := NewShares(4)
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	share := [2]*Share{shares.Add(), shares.Add()}
+	for i := range addrs {
+		ls := listen(t, "127.0.0.1:0")
+		addrs[i] = ls.Addr().String()
+		running.Go(func() {
+			ls.Serve(ctx, session.Header{Kind: session.KindDial, Target: fmt.Sprintf("target:%d", i)}, open, share[i], rec)
+		})
+	}
+	t.Cleanup(func() { cancel(); running.Wait() })
+	return addrs, events
+}
+
+// One connection too many is reset at once and told of, and the other forward
+// goes on.
+func TestACrowdedForward(t *testing.T) {
+	var peers sync.WaitGroup
+	addrs, events := crowdRig(t, func(context.Context, session.Header) (Opened, error) {
+		local, remote := newStream()
+		peers.Go(func() {
+			remote.Accept()
+			io.Copy(remote, remote)
+			remote.CloseWrite()
+		})
+		return local, nil
+	})
+	t.Cleanup(peers.Wait)
+	talk := func(address string) (*net.TCPConn, error) {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			return nil, err
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err = c.Write([]byte("x")); err == nil {
+			_, err = io.ReadFull(c, make([]byte, 1))
+		}
+		return c.(*net.TCPConn), err
+	}
+	var open []*net.TCPConn
+	for range 3 {
+		c, err := talk(addrs[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		open = append(open, c)
+	}
+	for range 20 {
+		if _, err := talk(addrs[0]); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("one too many: %v, want a connection reset", err)
+		}
+	}
+	c, err := talk(addrs[1])
+	if err != nil {
+		t.Errorf("the other forward: %v", err)
+	}
+	for _, c := range append(open, c) {
+		c.CloseWrite()
+		io.ReadAll(c)
+	}
+	told := 0
+	for len(events) > 0 {
+		if e, ok := (<-events).(trace.StreamsLimited); ok {
+			told++
+			if e.Local != addrs[0] || !strings.Contains(e.Why, "4 connections are open or kept for other forwards") {
+				t.Errorf("%+v", e)
+			}
+		}
+	}
+	if told != 1 {
+		t.Errorf("told %d times, want once", told)
+	}
+}
+
+// A target that does not answer holds no more than its share.
+func TestASilentTarget(t *testing.T) {
+	ended := make(chan struct{})
+	var silent sync.WaitGroup
+	addrs, _ := crowdRig(t, func(_ context.Context, h session.Header) (Opened, error) {
+		local, remote := newStream()
+		if h.Target == "target:0" {
+			silent.Go(func() { <-ended; remote.Refuse(session.CodeUnreachable, "silent") })
+		} else {
+			silent.Go(func() { remote.Accept(); io.Copy(remote, remote); remote.CloseWrite() })
+		}
+		return local, nil
+	})
+	t.Cleanup(silent.Wait)
+	t.Cleanup(func() { close(ended) })
+	talk := func(address string, wait bool) error {
+		c, err := net.Dial("tcp", address)
+		if err != nil {
+			return err
+		}
+		t.Cleanup(func() { c.Close() })
+		c.SetDeadline(time.Now().Add(20 * time.Second))
+		if _, err = c.Write([]byte("x")); err == nil && wait {
+			_, err = io.ReadFull(c, make([]byte, 1))
+		}
+		return err
+	}
+	for range 2 {
+		if err := talk(addrs[0], false); err != nil {
+			t.Errorf("one that may wait: %v", err)
+		}
+	}
+	if err := talk(addrs[0], true); !errors.Is(err, syscall.ECONNRESET) && !errors.Is(err, syscall.EPIPE) {
+		t.Errorf("the third of two that may wait: %v", err)
+	}
+	for range 2 {
+		if err := talk(addrs[1], true); err != nil {
+			t.Errorf("the other forward: %v", err)
+		}
+	}
+}
+
+// silentTarget is an address on loopback that answers no SYN, as its backlog is
+// full.
+func silentTarget(t *testing.T) string {
+	t.Helper()
+	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := os.NewFile(uintptr(fd), "silent")
+	t.Cleanup(func() { f.Close() })
+	if err := errors.Join(syscall.Bind(fd, &syscall.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}), syscall.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	name, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
+	for range 10 {
+		c, err := net.DialTimeout("tcp4", address, 100*time.Millisecond)
+		if err != nil {
+			return address
+		}
+		t.Cleanup(func() { c.Close() })
+	}
+	t.Skip("this system's backlogs do not fill up")
+	return ""
+}
+
+// The side that dials refuses what is one too many in words for the peer, and
+// gives up a dial that nobody wants any more.
+func TestDialsOfOnePeer(t *testing.T) {
+	silent := silentTarget(t)
+	list, err := ParseAllow(net.DefaultResolver, []string{silent})
+	if err != nil {
+		t.Fatal(err)
+	}
+	shares := NewTargetShares(2)
+	waiting, waits := newStream()
+	var dialing sync.WaitGroup
+	dialing.Go(func() { Dial(t.Context(), list, silent, waits, shares, nil) })
+	for dials := 0; dials == 0; time.Sleep(time.Millisecond) {
+		shares.mu.Lock()
+		dials = len(shares.targets)
+		shares.mu.Unlock()
+	}
+	local, remote := newStream()
+	Dial(t.Context(), list, silent, remote, shares, nil)
+	var refused *session.RefusedError
+	if err := local.Accepted(); !errors.As(err, &refused) || refused.Code != session.CodeLimit || !strings.Contains(err.Error(), "2 connections are open or kept for other forwards") {
+		t.Errorf("got %v", err)
+	}
+	begin := time.Now()
+	waiting.Reset(session.CodeReset)
+	dialing.Wait()
+	if took := time.Since(begin); took > dialTimeout/2 {
+		t.Errorf("the dial of a stream that was reset went on for %v", took)
+	}
+	if _, err := shares.TakeFor(silent); err != nil {
+		t.Errorf("it still counts: %v", err)
+	}
+}
