@@ -76,6 +76,7 @@ type Client struct {
 	cfg     ClientConfig
 	address string // as ParseURL returned it
 	token   string
+	process string // its run, as the server knows it
 
 	mu        sync.Mutex
 	boxes     []*Mailbox // that have not ended
@@ -102,7 +103,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 	if len(token) > maxToken {
 		return nil, fmt.Errorf("signal server %q: the access token has more than %d bytes", address, maxToken)
 	}
-	return &Client{cfg: cfg.withDefaults(), address: address, token: token, since: time.Now()}, nil
+	return &Client{cfg: cfg.withDefaults(), address: address, token: token, process: randomSeat(), since: time.Now()}, nil
 }
 
 // Run connects, and reconnects, until ctx ends, whose cause it then returns,

@@ -164,7 +164,9 @@ func TestReplaced(t *testing.T) {
 	if e := next(t, h1, Failed); !errors.Is(e.Err, ErrReplaced) {
 		t.Fatalf("%v", e.Err)
 	}
-	next(t, h2, Joined)
+	if e := next(t, h2, Joined); !e.Replaced {
+		t.Error("the newcomer is not told that it took a seat from another run")
+	}
 	next(t, g, PeerGone)
 	met(t, h2, g)
 
@@ -178,6 +180,42 @@ func TestReplaced(t *testing.T) {
 	exchange(t, h2, g, 1)
 	if _, open := <-h1.Events(); open {
 		t.Error("an event after Failed")
+	}
+}
+
+// TestLeavesBeforeItEnds: when Run has returned, the seats are free.
+func TestLeavesBeforeItEnds(t *testing.T) {
+	ts := serve(t, ServerConfig{})
+	seat := randomSeat()
+	for range 50 {
+		c := start(t, ClientConfig{URL: ts.address})
+		if e := next(t, c.JoinSeat(pad("box"), RoleHost, seat), Joined); e.Replaced {
+			t.Fatal("the run before is still there")
+		}
+		c.stop()
+	}
+}
+
+// TestComesBackBesideItself: a client that comes back before the server missed its old
+// connection has taken nothing from anybody.
+func TestComesBackBesideItself(t *testing.T) {
+	ts := serve(t, ServerConfig{})
+	one, other := start(t, ClientConfig{URL: ts.address}), start(t, ClientConfig{URL: ts.address})
+	other.process = one.process // as if it were the same one
+	seat := randomSeat()
+	next(t, one.JoinSeat(pad("box"), RoleHost, seat), Joined)
+	if e := next(t, other.JoinSeat(pad("box"), RoleHost, seat), Joined); e.Replaced {
+		t.Error("taken for another run")
+	}
+}
+
+// TestOlderServer: one that knows nothing of runs is as good.
+func TestOlderServer(t *testing.T) {
+	url := saying(t, sayAll(1, `{"type":"welcome","version":1,"rate":100,"byte_rate":100000}`,
+		`{"type":"error","code":"unknown_type","message":"no"}`, `{"type":"joined","mailbox":"`+pad("box")+`"}`))
+	m := start(t, ClientConfig{URL: url, MinBackoff: time.Hour, MaxBackoff: time.Hour}).Join(pad("box"), RoleHost)
+	if e := next(t, m, Joined); e.Replaced {
+		t.Error("replaced somebody")
 	}
 }
 
@@ -477,7 +515,7 @@ func TestTrace(t *testing.T) {
 	sorted := slices.Sorted(slices.Values(events)) // reader and writer race
 	want := []string{
 		"connected " + ts.address, "connecting " + ts.address, "hello true", "join true",
-		"joined false", "welcome false",
+		"joined false", "run true", "welcome false",
 	}
 	if !slices.Equal(sorted, want) {
 		t.Errorf("traced %q\nwant %q", sorted, want)

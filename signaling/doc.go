@@ -34,6 +34,14 @@
 // dead. The old connection is told "replaced" and must not join again by
 // itself, or two agents with one key would take turns for ever.
 //
+// A host says which process it is: run, a token that it made at random when it
+// started. When it takes its seat from another run, joined says replaced, so that
+// people hear of two agents with one key; a seat whose connection broke with its
+// machine looks the same. And so that two agents which are started again
+// whenever they end do not take turns either, each such takeover makes the next one
+// wait: 5 s, doubled up to a minute, forgotten after ten. A process that comes back to
+// its own seat never waits, nor does one whose predecessor has left.
+//
 // Towards its counterparts a member is known by a number: the host is 0,
 // guests count from 1 in the order of their coming.
 //
@@ -77,6 +85,7 @@
 // # Messages from the client
 //
 //	hello        version, token?, software?    first, once
+//	run          run                           before the first join as a host
 //	join         mailbox, role, seat           role is "host" or "guest"
 //	claim        ref, seat, mailbox?           host of a new nameplate; with mailbox:
 //	                                           of this one, again (reconnect, restart)
@@ -87,7 +96,8 @@
 // # Messages from the server
 //
 //	welcome      version, software?, rate, byte_rate, stun?
-//	joined       mailbox, present              answers join; present: a peer is there
+//	joined       mailbox, present, replaced?   answers join; present: a peer is there;
+//	                                           replaced: the seat was another run's
 //	claimed      ref, mailbox, present         answers claim
 //	peer         mailbox, from?, present       a counterpart came or left
 //	message      mailbox, from?, body          what a counterpart sent
@@ -101,7 +111,7 @@
 //	version, ref    integer from 1
 //	token           string, at most 256 bytes
 //	software        string, at most 64 bytes, for logs
-//	mailbox, seat   string, see above
+//	mailbox, seat, run   string, see above
 //	from, to        integer from 0
 //	body            standard base64 with padding, 1 to 16384 bytes when decoded
 //	rate            messages per second this connection may send; bursts of twice that
@@ -139,8 +149,9 @@
 //
 // These concern one message, the mailbox or ref in it, and nothing else:
 //
-//	rate            too many nameplate joins or claims from this address, or too
-//	                much waits for the host to read it; see retry_after_ms
+//	rate            too many nameplate joins or claims from this address, too much
+//	                waits for the host to read it, or the host's seat was just taken
+//	                by another run; see retry_after_ms
 //	unknown         no such nameplate, or not for this seat; the two are not told apart
 //	taken           the nameplate has a guest, or is claimed by somebody else
 //	occupied        another host is there
@@ -153,6 +164,9 @@
 //	replaced        the same seat was taken by another connection
 //	expired         the nameplate's time is over, or its host ended it
 //	unknown_type    the server does not know this type
+//
+// The server answers a client's close frame when its seats are free: whoever has the
+// answer can join again, in another process too, and replaces nobody.
 //
 // Close codes without an error before them: 1012 the server restarts, 1013 the
 // client reads too slowly (more than 256 messages or 256 KiB waiting).

@@ -1,6 +1,7 @@
 package signaling
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"net/http"
@@ -21,10 +22,12 @@ func saying(t *testing.T, say func(ws *websocket.Conn)) string {
 			return
 		}
 		defer ws.Close()
-		for range 2 { // hello, join
-			if _, _, err := ws.ReadMessage(); err != nil {
+		for joined := false; !joined; {
+			_, b, err := ws.ReadMessage()
+			if err != nil {
 				return
 			}
+			joined = bytes.Contains(b, []byte(`"join"`))
 		}
 		say(ws)
 		ws.ReadMessage() // until the client has had enough

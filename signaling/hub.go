@@ -72,6 +72,9 @@ func (s *Server) apply(now time.Time, c *serverConn, m message) []effect {
 		return s.state.credentials(c.id, m)
 	case typeLeave:
 		return s.state.leave(c.id, m)
+	case typeRun:
+		s.state.runs(c.id, m.Run)
+		return nil
 	}
 	return refuse(c.id, message{}, CodeUnknownType)
 }
@@ -129,7 +132,7 @@ func (s *Server) enroll(c *serverConn) {
 	s.lastID++
 	c.id = s.lastID
 	s.conns[c.id] = c
-	s.state.connect(c.id, client{c.source, &c.waiting})
+	s.state.connect(c.id, client{source: c.source, waiting: &c.waiting})
 	if s.draining { // between admit and here
 		c.shutdown(websocket.CloseServiceRestart, "the server restarts, come back")
 	}

@@ -58,6 +58,7 @@ type link struct {
 
 	// guarded by c.mu
 	givenUp map[int]bool // refs of Claims that ended before their answer
+	named   bool         // the server was told which process this is
 
 	// owned by the reader
 	greeted bool

@@ -50,6 +50,7 @@ type Event struct {
 	Credentials *Credentials
 	Err         error
 	Present     bool
+	Replaced    bool // Joined: another process with the same seat had to go
 }
 
 // maxPeers is how many counterparts at once are believed: four times what a
@@ -279,6 +280,10 @@ func (m *Mailbox) enterLocked(l *link) {
 		l.push(message{Type: typeClaim, Ref: m.ref, Seat: m.seat, Mailbox: m.name})
 		return
 	}
+	if m.role == RoleHost && !l.named { // an older server says that it does not know the type
+		l.named = true
+		l.push(message{Type: typeRun, Run: m.c.process})
+	}
 	l.push(message{Type: typeJoin, Mailbox: m.name, Role: m.role, Seat: m.seat})
 }
 
@@ -300,7 +305,7 @@ func (m *Mailbox) heardLocked(msg message) error {
 		m.nameLocked(msg.Mailbox)
 		m.joined, m.proven, m.down, m.tries = true, true, false, 0
 		m.peers = make(map[Seat]bool)
-		m.emitLocked(Event{Kind: Joined, Present: msg.Present})
+		m.emitLocked(Event{Kind: Joined, Present: msg.Present, Replaced: msg.Replaced})
 	case typeError:
 		m.refusedLocked(msg)
 	default:

@@ -48,6 +48,7 @@ const HostSeat Seat = 0
 // The types of messages; credentials is one in both directions.
 const (
 	typeHello       = "hello"
+	typeRun         = "run"
 	typeJoin        = "join"
 	typeClaim       = "claim"
 	typeSend        = "send"
@@ -75,9 +76,11 @@ type message struct {
 	Mailbox      string   `json:"mailbox,omitempty"`
 	Role         Role     `json:"role,omitempty"`
 	Seat         string   `json:"seat,omitempty"`
+	Run          string   `json:"run,omitempty"`
 	From         Seat     `json:"from,omitempty"`
 	To           Seat     `json:"to,omitempty"`
 	Present      bool     `json:"present,omitempty"`
+	Replaced     bool     `json:"replaced,omitempty"`
 	Body         []byte   `json:"body,omitempty"`
 	Username     string   `json:"username,omitempty"`
 	Password     string   `json:"password,omitempty"`
@@ -103,6 +106,8 @@ func shapeOf(from side, typ string) (required, optional []string, known bool) {
 		switch typ {
 		case typeHello:
 			return []string{"version"}, []string{"token", "software"}, true
+		case typeRun:
+			return []string{"run"}, nil, true
 		case typeJoin:
 			return []string{"mailbox", "role", "seat"}, nil, true
 		case typeClaim:
@@ -118,7 +123,7 @@ func shapeOf(from side, typ string) (required, optional []string, known bool) {
 	case typeWelcome:
 		return []string{"version", "rate", "byte_rate"}, []string{"software", "stun"}, true
 	case typeJoined:
-		return []string{"mailbox"}, []string{"present"}, true
+		return []string{"mailbox"}, []string{"present", "replaced"}, true
 	case typeClaimed:
 		return []string{"ref", "mailbox"}, []string{"present"}, true
 	case typePeer:
@@ -312,12 +317,16 @@ func (m *message) target(name string) (any, func() bool) {
 		return &m.Role, func() bool { return m.Role == RoleHost || m.Role == RoleGuest }
 	case "seat":
 		return &m.Seat, func() bool { return isToken(m.Seat) }
+	case "run":
+		return &m.Run, func() bool { return isToken(m.Run) }
 	case "from":
 		return &m.From, func() bool { return m.From <= maxInt }
 	case "to":
 		return &m.To, func() bool { return m.To <= maxInt }
 	case "present":
 		return &m.Present, func() bool { return true }
+	case "replaced":
+		return &m.Replaced, func() bool { return true }
 	case "body":
 		return &m.Body, func() bool { return within(len(m.Body), 1, MaxBody) }
 	case "username":

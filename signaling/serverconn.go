@@ -74,7 +74,13 @@ func (s *Server) serveConn(ws *websocket.Conn, conn *acceptedConn, source netip.
 // network say themselves that nobody listens any more.
 func (c *serverConn) end(err error) {
 	var b *breach
-	if !errors.As(err, &b) {
+	var closed *websocket.CloseError
+	switch {
+	case errors.As(err, &b):
+	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
+		c.shutdown(websocket.CloseNormalClosure, "") // answers, now that its seats are free
+		return
+	default:
 		c.shutdown(0, "")
 		return
 	}
@@ -152,6 +158,7 @@ func (c *serverConn) isClosing() bool {
 func (c *serverConn) read() error {
 	limits := &c.s.cfg.Limits
 	c.ws.SetReadDeadline(time.Now().Add(limits.HelloTimeout))
+	c.ws.SetCloseHandler(func(int, string) error { return nil }) // end answers
 	c.ws.SetPongHandler(func(string) error { return c.control(0) })
 	c.ws.SetPingHandler(func(data string) error {
 		keepLatest(c.pong, data)

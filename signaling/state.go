@@ -36,12 +36,14 @@ type member struct {
 type client struct {
 	source  netip.Addr // what counts as one
 	waiting *backlog   // in all of its queue
+	run     string     // the process, as it says; empty: it did not
 }
 
 type mailbox struct {
 	name    string
 	members map[Seat]member // HostSeat is the host, the others are guests
 	last    Seat            // highest number given to a guest
+	rivals  takeovers       // of the host's seat, by other runs
 
 	// Nameplates only.
 	nameplate bool
@@ -81,6 +83,19 @@ func newState(l Limits, pick func(n int) int) *state {
 // connect introduces a connection, before it joins anything.
 func (s *state) connect(conn connID, c client) { s.clients[conn] = c }
 
+// runs takes the name that a connection gives its process.
+func (s *state) runs(conn connID, run string) {
+	c := s.clients[conn]
+	c.run = run
+	s.clients[conn] = c
+}
+
+// rival reports whether who sits on a seat is of another process than conn.
+func (s *state) rival(conn connID, b *mailbox, number Seat) bool {
+	old, there := b.members[number]
+	return there && s.clients[old.conn].run != s.clients[conn].run
+}
+
 func refuse(to connID, m message, c Code) []effect {
 	return []effect{{to: to, msg: message{Type: typeError, Code: c, Text: sentence(c), Mailbox: m.Mailbox, Ref: m.Ref}}}
 }
@@ -104,6 +119,13 @@ func (s *state) join(now time.Time, conn connID, m message) []effect {
 	if c != "" {
 		return refuse(conn, m, c)
 	}
+	rival := number == HostSeat && s.rival(conn, b, number)
+	if wait := b.rivals.wait(now); rival && wait > 0 {
+		effects := refuse(conn, m, CodeRate)
+		effects[0].msg.Text = "another agent with the same key has just taken this place"
+		effects[0].msg.RetryAfterMS = int(wait.Milliseconds()) + 1
+		return effects
+	}
 	parted, ok := s.makeRoom(b, number)
 	if !ok {
 		effects := refuse(conn, m, CodeRate)
@@ -111,8 +133,11 @@ func (s *state) join(now time.Time, conn connID, m message) []effect {
 		effects[0].msg.RetryAfterMS = int(time.Second / time.Millisecond)
 		return effects
 	}
+	if rival {
+		b.rivals.add(now)
+	}
 	s.boxes[b.name] = b // it may be new, or have lost its last member
-	return append(parted, s.enter(b, number, member{conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name})...)
+	return append(parted, s.enter(b, number, member{conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name, Replaced: rival})...)
 }
 
 // joinNameplate seats the one guest that a nameplate has room for. Its host comes by

@@ -14,7 +14,7 @@ import (
 // The rules are tested as scripts. A line beginning with ">" is what is sent,
 // everything else is done: "c1 join box host s1", "c1 claim s1 ref 7",
 // "c1 send box to 2 hello", "c1 leave box", "c1 credentials box", "c1 gone",
-// "c1 from 192.0.2.1", "10m passes". Names of opaque mailboxes and seats are padded to their length.
+// "c1 from 192.0.2.1", "c1 runs r1", "10m passes". Names of opaque mailboxes and seats are padded to their length.
 func TestState(t *testing.T) {
 	tests := []struct {
 		name, script string
@@ -93,6 +93,76 @@ func TestState(t *testing.T) {
 			> c1 peer 2 here
 			> c1 credentials for s1
 			> c3 credentials for s2`},
+		{name: "a run comes back to its own seat as often as it likes", script: `
+			c1 runs r1
+			c1 join box host s1
+			> c1 joined box
+			c2 runs r1
+			c2 join box host s1
+			> c1 error replaced box
+			> c2 joined box
+			c3 runs r1
+			c3 join box host s1
+			> c2 error replaced box
+			> c3 joined box`},
+		{name: "a run whose predecessor has left takes nothing over", script: `
+			c1 runs r1
+			c1 join box host s1
+			c9 join box guest s9
+			c1 gone
+			>...
+			c2 runs r2
+			c2 join box host s1
+			> c2 joined box present
+			> c2 peer 1 here
+			> c9 peer 0 here
+			> c9 credentials for s9
+			> c2 credentials for s1
+			c2 gone
+			>...
+			c3 runs r3
+			c3 join box host s1
+			> c3 joined box present
+			> c3 peer 1 here
+			> c9 peer 0 here
+			> c9 credentials for s9
+			> c3 credentials for s1`},
+		{name: "two runs take the seat from each other, each time after a longer pause", script: `
+			c1 runs r1
+			c1 join box host s1
+			c2 runs r2
+			>...
+			c2 join box host s1
+			> c1 error replaced box
+			> c2 joined box replaced
+			c3 runs r3
+			1s passes
+			c3 join box host s1
+			> c3 error rate box for 4 s
+			4s passes
+			c3 join box host s1
+			> c2 error replaced box
+			> c3 joined box replaced
+			c4 runs r4
+			5s passes
+			c4 join box host s1
+			> c4 error rate box for 5 s
+			c3 gone
+			c4 join box host s1
+			> c4 joined box
+			c5 runs r5
+			20s passes
+			c5 join box host s1
+			> c4 error replaced box
+			> c5 joined box replaced
+			c6 runs r6
+			10m passes
+			c6 join box host s1
+			> c5 error replaced box
+			> c6 joined box replaced
+			c7 runs r7
+			c7 join box host s1
+			> c7 error rate box for 5 s`},
 		{name: "the host's seat is taken over", script: `
 			c1 join box host s1
 			c2 join box guest s2
@@ -417,6 +487,9 @@ func do(t *testing.T, s *state, now time.Time, w []string) []effect {
 		return s.leave(conn, message{Mailbox: pad(w[2])})
 	case "credentials":
 		return s.credentials(conn, message{Mailbox: pad(w[2])})
+	case "runs":
+		s.runs(conn, pad(w[2]))
+		return nil
 	case "from":
 		s.connect(conn, client{source: netip.MustParseAddr(w[2])})
 		return nil
@@ -458,6 +531,12 @@ func render(effects []effect) []string {
 		}
 		if m.Present && m.Type != typePeer {
 			line += " present"
+		}
+		if m.Replaced {
+			line += " replaced"
+		}
+		if m.Code == CodeRate {
+			line += fmt.Sprintf(" for %d s", m.RetryAfterMS/1000)
 		}
 		lines = append(lines, line)
 	}
@@ -509,6 +588,7 @@ func TestStateRandomly(t *testing.T) {
 		conn := connID(1 + rng.IntN(6))
 		if _, here := s.clients[conn]; !here {
 			s.connect(conn, client{source: netip.AddrFrom4([4]byte{192, 0, 2, byte(conn % 2)})})
+			s.runs(conn, fmt.Sprint(rng.IntN(3)))
 		}
 		m := message{
 			Mailbox: names[rng.IntN(len(names))], Role: []Role{RoleHost, RoleGuest}[rng.IntN(2)],
