@@ -181,6 +181,8 @@ func brief(r trace.Record) (text, tone string) {
 		return e.Local + because(e.Why) + "; what comes now is reset", yellow
 	case trace.StreamRefused:
 		return fmt.Sprintf("%s stream to %s refused: %s", e.Kind, e.Target, e.Why), yellow
+	case trace.KeyShared:
+		return keyShared(r.Peer, e), yellow
 	case trace.Trouble:
 		if e.Why == "" {
 			return e.Where + ": works again", ""
@@ -203,6 +205,24 @@ func paired(e trace.Paired) string {
 		text += fmt.Sprintf("; it calls itself %s, and keeps its name here", e.Calls)
 	case e.Calls != "":
 		text += fmt.Sprintf("; it calls itself %s, which is another peer's name here", e.Calls)
+	}
+	return text
+}
+
+// keyShared says of two listeners with one key what somebody can do about it.
+func keyShared(peer string, e trace.KeyShared) string {
+	switch e.Side {
+	case "newcomer":
+		return "took the place of another `p2pagent listen` with this machine's key; run one only, and give a copied machine a key of its own"
+	case "replaced":
+		return "another `p2pagent listen` with this machine's key took this one's place; its links go on, and it ends with them"
+	}
+	text := peer + ": a second `p2pagent listen` with its key took over"
+	if e.From != "" && e.To != "" && e.From != e.To {
+		text = fmt.Sprintf("%s: %s took over from %s: two machines have its key", peer, e.To, e.From)
+	}
+	if e.Pause > 0 {
+		text += fmt.Sprintf("; linking again in %g s", e.Pause)
 	}
 	return text
 }

@@ -34,6 +34,7 @@ type Connector struct {
 	linkEnd  chan error
 	servers  servers
 	present  bool
+	unsaid   bool             // that the peer is absent, as there was a link
 	refused  error            // by the server, for good
 	declined error            // by the peer, for now; nil since its last word was another
 	resuming bool             // the last offer was to go on with a link
@@ -41,6 +42,10 @@ type Connector struct {
 	ended    []identity.RunID // earlier runs that the last offer named
 	fails    int              // links that never came up, in a row
 	noPath   *noPathError     // why the last one did not; nil: for another reason
+	linkedTo string           // what the listener called its machine last
+	rivals   rivalry          // of listeners with the peer's key
+
+	restUntil time.Time // no meeting before
 }
 
 // ConnectConfig is what one Connector does.
@@ -301,6 +306,10 @@ func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity
 		c.present = true
 		c.env.sighted(c.peer, func(s *sighting) { s.present = true })
 		c.notePeer(true, "")
+		if rest := time.Until(c.restUntil); rest > 0 {
+			c.retry.Reset(rest)
+			return nil
+		}
 		c.meet(ctx, self)
 	case signaling.PeerGone, signaling.Lost:
 		c.parted(ev.Kind == signaling.PeerGone)
@@ -325,6 +334,7 @@ func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity
 // notePeer records that the peer came to the rendezvous or is not there.
 func (c *Connector) notePeer(present bool, why string) {
 	linked := c.current != nil && c.current.works()
+	c.unsaid = linked && !present
 	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: present, Why: why, Linked: linked})
 }
 
@@ -461,6 +471,8 @@ func (c *Connector) answered(ctx context.Context, a *answer) error {
 	}
 	c.declined = nil
 	c.env.sighted(c.peer, func(s *sighting) { s.declined = nil })
+	before := c.linkedTo
+	c.linkedTo = nameOf(a)
 	l.peerDirect.Store(a.Direct)
 	l.do(func() {
 		l.peerRelayOnly = a.RelayOnly
@@ -476,7 +488,11 @@ func (c *Connector) answered(ctx context.Context, a *answer) error {
 	case !c.resuming:
 		return nil // to the link that was just proposed
 	}
-	// The listener does not know this link any more: it has restarted.
+	// The listener does not know this link any more: it has restarted, or it is
+	// another one.
+	if l.hasRival(ctx) {
+		return c.rivalled(ctx, before, c.linkedTo)
+	}
 	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: true, Why: "restarted, linking anew"})
 	c.dropLink()
 	c.resuming = false
@@ -511,8 +527,11 @@ func (c *Connector) linkEnded(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return nil
 	}
-	if connected, _, _ := c.env.client.State(); connected && !c.present {
-		c.notePeer(false, "not at the signaling server") // nobody said so while the link was there
+	if errors.As(err, &closed) && closed.Code == session.CodeReplaced {
+		return c.rivalled(ctx, c.linkedTo, "")
+	}
+	if c.unsaid && !c.present {
+		c.notePeer(false, "left the signaling server")
 	}
 	c.again()
 	return nil

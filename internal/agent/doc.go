@@ -23,7 +23,7 @@
 //	                 go on with a link that both still have (resume); the
 //	                 connector's run, and which earlier runs are over
 //	answer      l→c  whether it is a new link or the old one goes on; the
-//	                 listener's run
+//	                 listener's run, and the name of its machine
 //	candidates  both host and server-reflexive candidates, which of them are in
 //	                 tunnels (older peers do not say), and what is known of the
 //	                 NAT; a later generation replaces an earlier one
@@ -45,6 +45,7 @@
 //	                 first connection tells
 //	denied      l→c  those that are not on its list; what is on it may still not
 //	                 answer, and is not dialed for this
+//	rival       l→c  another process with the listener's key has taken its place
 //	bye         both the link ends on purpose
 //
 // Members and messages that a side does not know are ignored. A peer without runs

@@ -38,7 +38,9 @@ type link struct {
 	trace     *trace.Recorder
 	post      *post
 	todo      chan func()
-	ended     chan struct{}   // closed when run returns
+	ended     chan struct{} // closed when run returns
+	rival     chan struct{} // closed when the listener says that another one has its place
+	rivalOnce sync.Once
 	bound     *forward.Shares // of the connections to ports of -R
 	onSession func(context.Context, *link, *session.Session)
 
@@ -102,7 +104,8 @@ func newLink(ctx context.Context, env *environment, role identity.Role, peer ide
 	rec := env.cfg.Trace.ForPeer(peer.Name)
 	l := &link{
 		env: env, role: role, peer: peer, id: o.Link, key: o.Key, peerRun: o.Run, trace: rec, post: newPost(rec),
-		bound: forward.NewShares(session.MaxConnections), todo: make(chan func(), 256), ended: make(chan struct{}), announced: make(map[candidates.Candidate]bool),
+		bound: forward.NewShares(session.MaxConnections), todo: make(chan func(), 256), ended: make(chan struct{}),
+		rival: make(chan struct{}), announced: make(map[candidates.Candidate]bool),
 		targetAnswers: make(chan *targetsAnswer, askTargets),
 	}
 	l.peerDirect.Store(role == listener && o.Direct)
@@ -291,6 +294,10 @@ func (l *link) announce() {
 func (l *link) receive(via string, b []byte) {
 	m, fresh := l.post.receive(via, b)
 	if !fresh {
+		return
+	}
+	if m.Rival != nil { // of use to a link that ends, too
+		l.rivalOnce.Do(func() { close(l.rival) })
 		return
 	}
 	select {

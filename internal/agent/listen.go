@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/identity"
@@ -18,6 +19,8 @@ import (
 // A Listener waits for all known peers at once: the side that answers.
 type Listener struct {
 	env    *environment
+	mu     sync.Mutex
+	shared map[string]bool // sides of trace.KeyShared that were told
 	pair   bool
 	onCode func(identity.Code, string)
 }
@@ -41,7 +44,7 @@ func NewListener(cfg Config, lc ListenConfig) (*Listener, error) {
 	if lc.OnCode == nil {
 		lc.OnCode = func(identity.Code, string) {}
 	}
-	return &Listener{env: env, pair: lc.Pair, onCode: lc.OnCode}, nil
+	return &Listener{env: env, shared: make(map[string]bool), pair: lc.Pair, onCode: lc.OnCode}, nil
 }
 
 // Run serves until ctx ends, or until the signaling server refuses us for
@@ -103,9 +106,10 @@ func (ls *Listener) serve(ctx context.Context) error {
 	changes := ls.env.cfg.Peers.Watch(ctx)
 	open := make(map[contact]*served)
 	failed := make(chan error, 1)
+	var over error // the listening is; links that live go on
 	defer func() {
 		for _, s := range open {
-			s.stop(context.Canceled)
+			s.stop(cmp.Or(over, context.Canceled))
 			<-s.done
 		}
 	}()
@@ -113,6 +117,10 @@ func (ls *Listener) serve(ctx context.Context) error {
 	unread := trouble.NewEpisode(ls.env.tellTrouble("read the known peers"))
 	defer unread.Stop()
 	for {
+		changed := ls.env.change()
+		if over != nil && !ls.env.sessions() {
+			return over
+		}
 		var again <-chan time.Time
 		peers, err := ls.env.cfg.Peers.List()
 		switch {
@@ -145,8 +153,8 @@ func (ls *Listener) serve(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-failed:
-			return err
+		case over = <-failed:
+		case <-changed:
 		case <-changes:
 		case <-again:
 		case <-ls.env.paired: // sooner than the file's watch tells
@@ -242,7 +250,9 @@ func (ls *Listener) serveMailbox(ctx context.Context, p identity.Peer) error {
 			case !open:
 				events, failed = nil, cmp.Or(failed, h.box.Err())
 			case ev.Kind == signaling.Failed:
-				failed = ev.Err
+				if failed = ev.Err; errors.Is(failed, signaling.ErrReplaced) {
+					h.replaced()
+				}
 				h.event(ctx, signaling.Event{Kind: signaling.Lost})
 			default:
 				h.event(ctx, ev)
@@ -275,6 +285,9 @@ func (h *host) event(ctx context.Context, ev signaling.Event) {
 	switch ev.Kind {
 	case signaling.Joined:
 		h.ls.env.sighted(h.peer, func(s *sighting) { s.joined, s.refused = true, nil })
+		if ev.Replaced {
+			h.ls.shareKey(sideNewcomer)
+		}
 	case signaling.PeerHere:
 		if len(h.guests) >= maxGuests {
 			return // more than an honest server lets in
@@ -406,7 +419,7 @@ func (h *host) succeed(o offer) {
 func (h *host) offered(ctx context.Context, g *guest, o offer) {
 	cfg := h.ls.env.cfg
 	say := func(a answer) {
-		a.Link, a.RelayOnly, a.Direct, a.Run = o.Link, cfg.RelayOnly, cfg.RequireDirect, h.ls.env.run
+		a.Link, a.RelayOnly, a.Direct, a.Run, a.Name = o.Link, cfg.RelayOnly, cfg.RequireDirect, h.ls.env.run, cfg.Name
 		if err := g.enc.say(ctx, &message{Answer: &a}); err != nil {
 			cfg.Trace.Emit(trace.Failure{Where: "send answer", Err: err.Error()})
 		}

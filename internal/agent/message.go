@@ -36,6 +36,7 @@ type message struct {
 	Bound      *bindAnswer      `json:"bound,omitempty"`
 	Targets    *targetsQuestion `json:"targets,omitempty"`
 	Denied     *targetsAnswer   `json:"denied,omitempty"`
+	Rival      *rival           `json:"rival,omitempty"`
 	Bye        *bye             `json:"bye,omitempty"`
 }
 
@@ -60,7 +61,8 @@ type answer struct {
 	RelayOnly bool   `json:"relay_only,omitempty"`
 	Direct    bool   `json:"require_direct,omitempty"`
 
-	Run identity.RunID `json:"run,omitzero"` // the listener's process; absent from an older peer
+	Run  identity.RunID `json:"run,omitzero"`   // the listener's process; absent from an older peer
+	Name string         `json:"name,omitempty"` // what its machine is called; likewise
 }
 
 type announcement struct {
@@ -126,6 +128,9 @@ type targetsAnswer struct {
 	Denied []string `json:"denied"`
 }
 
+// rival is the word of a listener that another process with its key has its place.
+type rival struct{}
+
 type bye struct {
 	Why string `json:"why,omitempty"`
 }
@@ -159,6 +164,8 @@ func (m *message) name() string {
 		return "targets"
 	case m.Denied != nil:
 		return "denied"
+	case m.Rival != nil:
+		return "rival"
 	case m.Bye != nil:
 		return "bye"
 	}
@@ -170,7 +177,7 @@ func (m *message) members() (n int) {
 	for _, set := range []bool{
 		m.Offer != nil, m.Answer != nil, m.Candidates != nil, m.Relay != nil, m.Attempt != nil, m.Opened != nil,
 		m.Selected != nil, m.Failed != nil, m.Want != nil, m.Bind != nil, m.Bound != nil,
-		m.Targets != nil, m.Denied != nil, m.Bye != nil,
+		m.Targets != nil, m.Denied != nil, m.Rival != nil, m.Bye != nil,
 	} {
 		if set {
 			n++

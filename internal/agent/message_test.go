@@ -28,7 +28,7 @@ func everyMessage() []*message {
 		{Opened: &attemptRef{ID: "a"}}, {Selected: &attemptRef{ID: "a"}}, {Failed: &attemptRef{ID: "a", Why: "why"}},
 		{Want: &want{punch.TriggerNetwork}}, {Bind: &bindRequest{"r0", "127.0.0.1:80"}}, {Bound: &bindAnswer{ID: "r0", Addr: "127.0.0.1:80"}},
 		{Targets: &targetsQuestion{"t1", []string{"localhost:22"}}}, {Denied: &targetsAnswer{"t1", []string{"localhost:22"}}},
-		{Bye: &bye{"bye"}},
+		{Rival: &rival{}}, {Bye: &bye{"bye"}},
 	}
 }
 

@@ -276,6 +276,16 @@ type Failure struct {
 	Err   string `json:"err"`
 }
 
+// KeyShared tells that two processes listen with one key.
+type KeyShared struct {
+	// Side is what this process is to them: the "newcomer", which has the place now,
+	// the one that was "replaced", or a "peer" that links with them.
+	Side  string  `json:"side"`
+	From  string  `json:"from,omitempty"` // what they call their machines, as a peer was told
+	To    string  `json:"to,omitempty"`
+	Pause float64 `json:"pause_s,omitempty"` // before the peer links again
+}
+
 // Trouble is what passes by itself and is waited out: the process is out of file
 // descriptors, the system of buffers. Why is empty when it is over.
 type Trouble struct {
@@ -319,6 +329,7 @@ func (TargetResolved) EventName() string { return "target.resolved" }
 func (Verdict) EventName() string        { return "verdict" }
 func (Outage) EventName() string         { return "outage" }
 func (Failure) EventName() string        { return "failure" }
+func (KeyShared) EventName() string      { return "key.shared" }
 func (Trouble) EventName() string        { return "trouble" }
 
 // EventName returns the name under which the event was recorded.
@@ -333,7 +344,7 @@ var schema = []Event{
 	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, RelayMissing{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
 	SessionState{}, StreamOpened{}, StreamRefused{}, StreamsLimited{}, StreamClosed{}, TargetDenied{}, TargetResolved{},
-	Verdict{}, Outage{}, Failure{}, Trouble{},
+	Verdict{}, Outage{}, Failure{}, KeyShared{}, Trouble{},
 }
 
 func decode(name string, data json.RawMessage) (Event, error) {

@@ -1,0 +1,125 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/trace"
+)
+
+// Rivals: two listeners with one key, because somebody copied a machine or started
+// the program twice. The newcomer has the place, and all three hear of it. The
+// newcomer and the one that it replaced hear it from the signaling server, which may
+// say so, but moves no link: the older one keeps those that live. It tells its
+// connectors, over the session; a connector that then meets a process which does not
+// know the link has the word of both, and knows a second listener from one that was
+// started again.
+
+// The sides of a trace.KeyShared.
+const (
+	sideNewcomer = "newcomer"
+	sideReplaced = "replaced"
+	sidePeer     = "peer"
+)
+
+// errRival ends a connector's link with a listener that lost its place.
+var errRival = errors.New("another process with this listener's key has its place")
+
+const (
+	rivalGrace  = 100 * time.Millisecond // for its word, where the older one seems to live
+	rivalPause  = time.Second            // before the second link with a newcomer; doubled with each
+	rivalMost   = 30 * time.Second
+	rivalMemory = 10 * time.Minute // without one: all is forgotten
+)
+
+// rivalry is how often the listener's place changed hands. The server has pauses of
+// its own; these do not need its good will.
+type rivalry struct {
+	n    int
+	last time.Time
+}
+
+// next notes one more change, and returns how long to wait before the next link.
+func (r *rivalry) next(now time.Time) time.Duration {
+	if now.Sub(r.last) >= rivalMemory {
+		r.n = 0
+	}
+	r.n, r.last = r.n+1, now
+	if r.n == 1 {
+		return 0
+	}
+	return min(rivalPause<<min(r.n-2, 10), rivalMost)
+}
+
+// replaced tells people, once, and the connectors that another listener with our
+// key has taken the place.
+func (h *host) replaced() {
+	h.ls.shareKey(sideReplaced)
+	for _, l := range h.links {
+		l.post.send(&message{Rival: &rival{}})
+	}
+}
+
+// shareKey records, once for each side, that another listener has this machine's key.
+func (ls *Listener) shareKey(side string) {
+	ls.mu.Lock()
+	told := ls.shared[side]
+	ls.shared[side] = true
+	ls.mu.Unlock()
+	if !told {
+		ls.env.cfg.Trace.Emit(trace.KeyShared{Side: side})
+	}
+}
+
+// hasRival reports whether the listener of a link has lost its place to another
+// process, and is not just over. Its word has a shorter way than the newcomer's, so it
+// is mostly there already; a listener that was killed is not waited for longer than
+// one round trip and rivalGrace.
+func (l *link) hasRival(ctx context.Context) bool {
+	var grace time.Duration
+	if p, ok := l.conn.Active(); ok && l.works() {
+		grace = rivalGrace + p.RTT
+	}
+	wait := time.NewTimer(min(grace, time.Second))
+	defer wait.Stop()
+	select {
+	case <-l.rival:
+		return true
+	case <-wait.C:
+	case <-l.ended:
+	case <-ctx.Done():
+	}
+	select {
+	case <-l.rival:
+		return true
+	default:
+		return false
+	}
+}
+
+// rivalled goes over to the listener that took the place of the one we were linked
+// with: at once the first time, then after pauses that grow.
+func (c *Connector) rivalled(ctx context.Context, from, to string) error {
+	now := time.Now()
+	pause := c.rivals.next(now)
+	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.KeyShared{Side: sidePeer, From: from, To: to, Pause: pause.Seconds()})
+	c.dropLinkFor(errRival)
+	c.resuming = false
+	if pause == 0 && c.enc != nil {
+		return c.propose(ctx)
+	}
+	c.enc, c.meeting = nil, nil
+	c.restUntil = now.Add(pause)
+	c.retry.Reset(pause)
+	return nil
+}
+
+// nameOf is what a listener calls its machine; empty where it says nothing of use.
+func nameOf(a *answer) string {
+	if identity.ValidateName(a.Name) != nil {
+		return ""
+	}
+	return a.Name
+}
