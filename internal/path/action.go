@@ -41,6 +41,8 @@ type (
 		id           int
 		since, until time.Duration
 	}
+	// holdPayload has payload wait, or lets it go.
+	holdPayload struct{ hold bool }
 	// becameUsable, becameSuspect and becameAlive tell of a path's life.
 	becameUsable  struct{ path *track }
 	becameSuspect struct {
@@ -51,6 +53,10 @@ type (
 	becameDead  struct{ path *track }
 	// becameTunnel tells that a path is in a tunnel now, or is no longer.
 	becameTunnel struct{ path *track }
+	// becameBarred tells that a path is taken to carry our own packets,
+	// becameCleared that it does not after all.
+	becameBarred  struct{ path *track }
+	becameCleared struct{ path *track }
 )
 
 func (openPath) isAction()      {}
@@ -66,3 +72,6 @@ func (becameSuspect) isAction() {}
 func (becameAlive) isAction()   {}
 func (becameDead) isAction()    {}
 func (becameTunnel) isAction()  {}
+func (holdPayload) isAction()   {}
+func (becameBarred) isAction()  {}
+func (becameCleared) isAction() {}

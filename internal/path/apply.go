@@ -49,6 +49,7 @@ func (c *Conn) update(events func(now time.Duration)) {
 func (c *Conn) step(events func(now time.Duration)) {
 	c.mu.Lock()
 	now := c.now()
+	c.engine.sentAt = time.Duration(c.sentAt.Load())
 	events(now)
 	sends, replays := c.apply(now, c.engine.take())
 	c.mu.Unlock()
@@ -109,6 +110,15 @@ func (c *Conn) apply(now time.Duration, actions []action) (sends []outgoing, rep
 		case becameAlive:
 			c.signalMoved()
 			c.tell(Change{Event: Recovered, Path: c.status(a.path)})
+		case holdPayload:
+			c.out.hold(a.hold)
+		case becameBarred:
+			c.cfg.Trace.Emit(trace.PathBarred{Path: c.tracePath(a.path), Barred: true, Why: whyBarred})
+			c.tell(Change{Event: Barred, Path: c.status(a.path), Why: whyBarred})
+		case becameCleared:
+			const why = "probes are answered while no payload leaves"
+			c.cfg.Trace.Emit(trace.PathBarred{Path: c.tracePath(a.path), Why: why})
+			c.tell(Change{Event: Cleared, Path: c.status(a.path), Why: why})
 		case becameTunnel:
 			c.tell(Change{Event: Rerouted, Path: c.status(a.path)})
 		case becameDead:

@@ -39,16 +39,18 @@ func (p policy) permits(hops int) bool {
 
 // A fact is what choose knows of one path.
 type fact struct {
-	id       int
-	hops     int  // relays crossed: 0 is direct
-	stream   bool // one of these is reached over TCP or TLS
-	tunnel   bool // through a tunnel, on either side
-	rtt      time.Duration
-	state    State
-	trusted  bool          // not in quarantine after having died before
-	answered time.Duration // when a probe was last answered
-	care     care
-	neededAt time.Duration // when it was last more than cold, to either side
+	id        int
+	hops      int  // relays crossed: 0 is direct
+	stream    bool // one of these is reached over TCP or TLS
+	tunnel    bool // through a tunnel, on either side
+	uncleared bool // it is not known that our own packets do not carry it
+	barred    bool // they are taken to carry it
+	rtt       time.Duration
+	state     State
+	trusted   bool          // not in quarantine after having died before
+	answered  time.Duration // when a probe was last answered
+	care      care
+	neededAt  time.Duration // when it was last more than cold, to either side
 }
 
 // A choice is where payload goes. Path 0 is none.
@@ -68,11 +70,19 @@ type choice struct {
 // TCP or TLS, one relay over two, the shorter round trip. A move that crosses no
 // fewer relays has to be for the better for a while before payload makes it. A
 // suspect primary stays for as long as it is not dead, doubled by the best other.
+//
+// A path that carries our own packets is never chosen. For one that may carry
+// them, nothing is left that works; in a tunnel, it does not double anything
+// either.
 func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choice, why string) {
 	var current, best, other *fact // other: the best that is not current
+	gone := "path closed"
 	for i := range facts {
 		f := &facts[i]
-		if f.state == Probing || !pol.permits(f.hops) {
+		if f.barred && f.id == cur.primary {
+			gone = whyBarred
+		}
+		if f.state == Probing || f.barred || !pol.permits(f.hops) {
 			continue
 		}
 		if f.id == cur.primary {
@@ -94,10 +104,10 @@ func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choic
 	case cur.primary == 0:
 		return choice{primary: best.id}, "first path"
 	case current == nil:
-		return choice{primary: best.id}, "path closed"
+		return choice{primary: best.id}, gone
 	case other == nil:
 		return choice{primary: current.id}, ""
-	case other.state == Alive && other.trusted && other.class() < current.class() && other.hops < current.hops:
+	case other.state == Alive && other.trusted && !other.uncleared && other.class() < current.class() && other.hops < current.hops:
 		return choice{primary: other.id}, whyBetter(other, current)
 	case current.state == Dead:
 		if other.state == Dead {
@@ -105,14 +115,14 @@ func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choic
 		}
 		return choice{primary: other.id}, "path dead"
 	case current.state == Suspect:
-		if other.state == Dead {
+		if other.state == Dead || other.tunnel && other.uncleared {
 			return choice{primary: current.id}, ""
 		}
 		return choice{primary: current.id, duplicate: other.id}, ""
 	}
 
 	// Both work, and the other one crosses as many relays, or more.
-	if other.state != Alive || !other.trusted || other.class() > current.class() ||
+	if other.state != Alive || !other.trusted || other.uncleared || other.class() > current.class() ||
 		other.class() == current.class() && !clearlyShorter(other.rtt, current.rtt) {
 		return choice{primary: current.id}, ""
 	}
@@ -124,6 +134,9 @@ func choose(pol policy, facts []fact, now time.Duration, cur choice) (next choic
 	}
 	return choice{primary: other.id}, whyBetter(other, current)
 }
+
+// whyBarred is why a path is not used, and left.
+const whyBarred = "it carries this link's own packets"
 
 // WhyHeld is the reason of a move for [Conn.Hold].
 const WhyHeld = "held there"
@@ -141,7 +154,7 @@ func heldTo(kind Kind, pol policy, facts []fact) (left []fact, held bool) {
 			continue
 		}
 		left = append(left, f)
-		works = works || pol.permits(f.hops) && (f.state == Alive || f.state == Suspect)
+		works = works || pol.permits(f.hops) && !f.barred && (f.state == Alive || f.state == Suspect)
 	}
 	if !works {
 		return facts, false
@@ -220,6 +233,8 @@ func whyBetter(f, current *fact) string {
 
 func rank(f *fact) int {
 	switch {
+	case f.barred:
+		return 4
 	case f.state == Alive && f.trusted:
 		return 0
 	case f.state == Alive:

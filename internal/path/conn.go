@@ -136,6 +136,7 @@ type Conn struct {
 
 	// The data path: no locks but the outbox's and the ring's.
 	route    atomic.Pointer[route]
+	sentAt   atomic.Int64 // clock time of the last payload that was sent, replays aside
 	out      outbox
 	sent     chan struct{} // closed when sendAll has returned
 	ring     replayRing

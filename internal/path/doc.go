@@ -59,6 +59,28 @@
 // paths are in tunnels, because everything of a host goes through one, direct
 // comes before relayed as ever.
 //
+// # Paths that carry our own packets
+//
+// A VPN whose packets go through a forward of the link looks like a direct path,
+// and a fast one. Payload moved there would carry itself: it enters the tunnel,
+// comes back as payload, and nothing leaves the host any more. The interface alone
+// does not tell (the VPN may run on another machine), nor does what the packets
+// contain (they are encrypted). But what carries a probe has to leave after it.
+// So a probe that is answered while no payload leaves clears its path, for
+// certain.
+//
+// Only direct paths are doubted, and relayed ones in tunnels. Where no probe meets
+// such a moment by itself, one is made: payload waits for a trial, which ends with
+// the answer, one round trip of the path later, or after two round trips and four
+// deviations (in a tunnel, three of its shortest round trips if that is less),
+// between 100 ms and 2 s. A path is preferred to one that works only when it is
+// cleared, and one in a tunnel doubles nothing before. With the third trial in a
+// row that brings no answer, though the path answers otherwise, it is barred: it
+// is never used. It is tried again after 30 s, after one minute, and then every
+// two; at once when nothing else works. Any proof ends that. The proof of a path in a tunnel is
+// good for 30 s, as what carries the tunnel may change, and ends with a silence;
+// that of another one ends with its death.
+//
 // # When probes are sent
 //
 // Where payload goes is active. The best other relayed path and the best other
@@ -128,8 +150,8 @@
 //
 // engine.go decides, without I/O or a clock: probes and answers in, actions
 // out; upkeep.go is what it does as time goes by. Their parts are choose.go
-// (where payload goes), care.go (which paths are worth probing), track.go (one
-// path) and sizer.go.
+// (where payload goes), care.go (which paths are worth probing), trial.go (which
+// carry our own packets), track.go (one path) and sizer.go.
 // apply.go does what it asks for. The data path is write.go (QUIC to carrier),
 // carrier.go and read.go (carrier to QUIC), with quic.go for what quic-go asks
 // of its socket. conn.go has the API.

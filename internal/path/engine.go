@@ -60,6 +60,12 @@ type engine struct {
 	lastID   int
 	seq      uint64
 
+	sentAt  time.Duration // when payload last left; set from outside before an event
+	trial   *trial        // under way
+	trialAt time.Duration // no other before
+
+	releasedAt time.Duration // when payload was last let go after one
+
 	cur        choice
 	holdTo     Kind // where payload is to stay; "" is where it is best
 	replayedAt time.Duration
@@ -274,7 +280,10 @@ func (e *engine) answer(now time.Duration, k key, seq uint64, said probeMark) {
 
 	lost := p.answeredSent // what was sent from here on may have been lost
 	was, size := p.state, p.size.proven
-	p.answered(now, s)
+	p.answered(now, s, s.at < e.releasedAt && !p.clear(now))
+	if e.sentAt < s.at {
+		e.quiet(now, p)
+	}
 	e.heardFrom(now, p, said)
 	e.do(consent{p.id, now + consentFor})
 	e.noteSize(p, size)
@@ -319,7 +328,11 @@ func (e *engine) lookUpRoutes(now time.Duration) {
 func (e *engine) inTunnel(p *track, ours string, peers bool) {
 	was := p.inTunnel()
 	p.tunnel, p.peerTunnel = ours, peers
-	if p.state != Probing && p.inTunnel() != was {
+	if p.inTunnel() == was {
+		return
+	}
+	p.doubt()
+	if p.state != Probing {
 		e.do(becameTunnel{p})
 	}
 }

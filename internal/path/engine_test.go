@@ -25,6 +25,12 @@ type bench struct {
 	lose    func(s probe) bool // these are not
 	silent  map[key]bool       // nothing over these is
 	mtu     int                // this host refuses longer ones; 0: none
+	flow    bool               // payload leaves all the time, while it may
+	own     map[key]bool       // our own payload carries what goes over these
+	held    bool               // payload waits
+	holds   []time.Duration    // for how long it did
+	heldAt  time.Duration
+	waiting []pending // probes that wait with it
 	answers []pending
 	log     []string  // actions other than probes, with their times
 	probes  []sentAct // probes, with theirs
@@ -73,9 +79,19 @@ func (b *bench) settle() {
 			if b.deaf || b.lose != nil && b.lose(probe{seq: a.seq, size: a.size}) {
 				continue
 			}
-			if p := b.byID(a.id); p != nil && !b.silent[p.key] {
+			p := b.byID(a.id)
+			switch {
+			case p == nil || b.silent[p.key]:
+			case b.own[p.key] && b.held:
+				b.waiting = append(b.waiting, pending{key: p.key, seq: a.seq})
+			case b.own[p.key]:
+				b.sentAt = b.now + 1 // what carries it leaves after it
+				fallthrough
+			default:
 				b.answers = append(b.answers, pending{b.now + b.rtt, p.key, a.seq})
 			}
+		case holdPayload:
+			b.hold(a.hold)
 		case trust, consent:
 		default:
 			b.log = append(b.log, fmt.Sprintf("%v %s", b.now, describe(a)))
@@ -84,6 +100,23 @@ func (b *bench) settle() {
 	if len(actions) > 0 {
 		b.settle() // what came of it
 	}
+}
+
+func (b *bench) hold(on bool) {
+	if on == b.held {
+		b.t.Errorf("payload is held: %v, and again", on)
+	}
+	b.held = on
+	if on {
+		b.heldAt = b.now
+		return
+	}
+	b.holds = append(b.holds, b.now-b.heldAt)
+	for _, a := range b.waiting {
+		b.sentAt = b.now + 1
+		b.answers = append(b.answers, pending{b.now + b.rtt, a.key, a.seq})
+	}
+	b.waiting = nil
 }
 
 func describe(a action) string {
@@ -109,6 +142,10 @@ func describe(a action) string {
 		return "alive"
 	case becameDead:
 		return "dead"
+	case becameBarred:
+		return "barred"
+	case becameCleared:
+		return "cleared"
 	}
 	return fmt.Sprintf("%T", a)
 }
@@ -126,6 +163,9 @@ func (b *bench) run(d time.Duration) {
 			return
 		}
 		b.now = max(b.now, next)
+		if b.flow && !b.held {
+			b.sentAt = max(b.sentAt, b.now-time.Millisecond)
+		}
 		if i := slices.IndexFunc(b.answers, func(a pending) bool { return a.at <= b.now }); i >= 0 {
 			a := b.answers[i]
 			b.answers = slices.Delete(b.answers, i, i+1)

@@ -26,6 +26,7 @@ type outbox struct {
 	filled sync.Cond // something waits, or the end has come
 	taken  sync.Cond // there is room, or the end has come
 	wait   []*batch
+	held   bool // nothing is handed out
 	ended  bool
 }
 
@@ -103,16 +104,24 @@ func (t *batch) add(b []byte) int {
 	return n
 }
 
+// hold stops handing out, or goes on.
+func (o *outbox) hold(on bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.held = on
+	o.filled.Signal()
+}
+
 // take waits for a batch; nil is the end. What was put before the end is still
-// handed out.
+// handed out, held or not.
 func (o *outbox) take() *batch {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for len(o.wait) == 0 {
-		if o.ended {
-			return nil
-		}
+	for !o.ended && (len(o.wait) == 0 || o.held) {
 		o.filled.Wait()
+	}
+	if len(o.wait) == 0 {
+		return nil
 	}
 	t := o.wait[0]
 	o.wait = append(o.wait[:0], o.wait[1:]...)

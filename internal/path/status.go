@@ -50,6 +50,7 @@ type Status struct {
 	RTT       time.Duration  `json:"rtt_ns"`
 	Size      int            `json:"size"`             // largest datagram proved
 	Tunnel    string         `json:"tunnel,omitempty"` // interface of this host, a tunnel, that its packets leave by
+	Barred    string         `json:"barred,omitempty"` // why payload never goes there, while that is so
 	InTunnel  bool           `json:"in_tunnel"`        // it goes through a tunnel, here or at the peer
 	Silent    time.Duration  `json:"silent_ns"`
 	Answered  time.Time      `json:"answered"` // when a probe was last answered; later, if none was sent for a while
@@ -71,6 +72,8 @@ const (
 	Closed        Event = "closed"    // it is taken out of use
 	Moved         Event = "moved"     // payload goes elsewhere now
 	Rerouted      Event = "rerouted"  // it goes through a tunnel now, or no longer does
+	Barred        Event = "barred"    // it carries our own packets, and is not used
+	Cleared       Event = "cleared"   // it does not, after all
 	CarrierFailed Event = "carrier-failed"
 )
 
@@ -177,6 +180,9 @@ func (c *Conn) status(t *track) Status {
 	}
 	if s.Hops > 0 {
 		s.Kind = Relayed
+	}
+	if t.cleared.barred {
+		s.Barred = whyBarred
 	}
 	if p := c.paths[t.id]; p != nil {
 		s.Carrier, s.Local = p.carrier.Network(), p.carrier.LocalAddr()

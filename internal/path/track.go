@@ -55,10 +55,13 @@ type track struct {
 	heardAt      time.Duration // when any authenticated message came
 	dataAt       time.Duration // when payload came
 	rtt, rttVar  time.Duration // smoothed as in RFC 6298; 0: none yet
+	rttMin       time.Duration // shortest
 
 	size   sizer
 	loaded bool          // payload went out since the last full-size probe
 	fullAt time.Duration // when that was sent
+
+	cleared clearance // of the suspicion that our own payload carries it
 
 	deaths    int
 	waryUntil time.Duration // quarantine
@@ -71,6 +74,7 @@ type probe struct {
 	at      time.Duration
 	due     time.Duration
 	overdue bool
+	trial   bool // sent while payload was held for it
 }
 
 func (p *track) hops() (n int) {
@@ -91,16 +95,18 @@ func (p *track) inTunnel() bool { return p.tunnel != "" || p.peerTunnel }
 
 func (p *track) fact(now time.Duration) fact {
 	return fact{
-		id:       p.id,
-		hops:     p.hops(),
-		stream:   p.stream(),
-		tunnel:   p.inTunnel(),
-		rtt:      p.rtt,
-		state:    p.state,
-		trusted:  now >= p.waryUntil,
-		answered: p.answeredAt,
-		care:     p.care,
-		neededAt: p.neededAt,
+		id:        p.id,
+		hops:      p.hops(),
+		stream:    p.stream(),
+		tunnel:    p.inTunnel(),
+		uncleared: !p.clear(now),
+		barred:    p.cleared.barred,
+		rtt:       p.rtt,
+		state:     p.state,
+		trusted:   now >= p.waryUntil,
+		answered:  p.answeredAt,
+		care:      p.care,
+		neededAt:  p.neededAt,
 	}
 }
 
@@ -109,6 +115,9 @@ func (p *track) enter(now time.Duration, s State) {
 		p.deaths = 0
 	}
 	p.state, p.since = s, now
+	if s == Dead || s == Suspect && p.inTunnel() {
+		p.doubt()
+	}
 }
 
 // measures reports whether it makes sense to try larger probes.
@@ -127,9 +136,12 @@ func (p *track) fastPause() (d time.Duration, ok bool) {
 	return fastRetries[p.fast-1], true
 }
 
-// answered takes the answer to a probe.
-func (p *track) answered(now time.Duration, s probe) {
-	p.sample(now - s.at)
+// answered takes the answer to a probe. Where that may have waited for payload
+// that we held, it says nothing of the round trip.
+func (p *track) answered(now time.Duration, s probe, waited bool) {
+	if !waited || p.rtt == 0 {
+		p.sample(now - s.at)
+	}
 	p.answeredAt = now
 	p.answeredSent = max(p.answeredSent, s.at)
 	p.misses, p.askedAt = 0, 0
@@ -144,6 +156,9 @@ func (p *track) answered(now time.Duration, s probe) {
 
 // sample smooths the round trip time (RFC 6298 section 2).
 func (p *track) sample(r time.Duration) {
+	if p.rttMin == 0 || r < p.rttMin {
+		p.rttMin = r
+	}
 	if p.rtt == 0 {
 		p.rtt, p.rttVar = r, r/2
 		return

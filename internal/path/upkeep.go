@@ -35,6 +35,7 @@ func (e *engine) tick(now time.Duration) {
 	for _, p := range e.paths {
 		e.probe(now, p)
 	}
+	e.runTrial(now)
 	if e.pending != nil && now-e.replayedAt >= replayEvery {
 		e.replayNow(now, *e.pending)
 	}
@@ -57,7 +58,7 @@ func (e *engine) expire(now time.Duration, p *track) {
 			for _, n := range p.size.missed(now, s.size, p.climbsTo()) {
 				e.send(now, p, n)
 			}
-		case s.size == 0 && !answeredSince:
+		case s.size == 0 && !answeredSince && !s.trial:
 			p.misses++
 			if p.misses == 1 && p.state == Alive {
 				p.probeSoon(now)
@@ -225,6 +226,9 @@ func (e *engine) wake() time.Duration {
 	}
 	if e.pending != nil {
 		next = min(next, e.replayedAt+replayEvery)
+	}
+	if e.trial != nil {
+		next = min(next, e.trial.wake())
 	}
 	return next
 }

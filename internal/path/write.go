@@ -38,6 +38,7 @@ func (c *Conn) sendAll() {
 // packets are.
 func (c *Conn) send(b []byte, seg int) {
 	now := c.now()
+	c.sentAt.Store(int64(now)) // before anything can leave
 	c.ring.put(now, b, seg)
 	r := c.route.Load()
 	if r == nil || !r.primary.consents(now) {

@@ -183,6 +183,14 @@ type PathChanged struct {
 	RTT  float64 `json:"rtt_ms"`
 }
 
+// PathBarred is a path that carries the link's own packets, such as a VPN through
+// one of its forwards; or, with Barred false, one that is found not to after all.
+type PathBarred struct {
+	Path   Path   `json:"path"`
+	Barred bool   `json:"barred"`
+	Why    string `json:"why"`
+}
+
 // PathClosed is a path taken out of use.
 type PathClosed struct {
 	Path     Path   `json:"path"`
@@ -318,6 +326,7 @@ func (PathAdded) EventName() string      { return "path.added" }
 func (PathSize) EventName() string       { return "path.size" }
 func (PathSuspected) EventName() string  { return "path.suspected" }
 func (PathChanged) EventName() string    { return "path.changed" }
+func (PathBarred) EventName() string     { return "path.barred" }
 func (PathClosed) EventName() string     { return "path.closed" }
 func (SessionState) EventName() string   { return "session.state" }
 func (StreamOpened) EventName() string   { return "stream.opened" }
@@ -342,7 +351,7 @@ func (u Unknown) MarshalJSON() ([]byte, error) { return u.Data, nil }
 var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
 	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, RelayMissing{}, AttemptStarted{}, AttemptOpened{},
-	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathClosed{},
+	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathBarred{}, PathClosed{},
 	SessionState{}, StreamOpened{}, StreamRefused{}, StreamsLimited{}, StreamClosed{}, TargetDenied{}, TargetResolved{},
 	Verdict{}, Outage{}, Failure{}, KeyShared{}, Trouble{},
 }
