@@ -119,9 +119,17 @@ func pathStatus(p path.Status) string {
 	if p.Stream {
 		state = "TCP to the relay, " + state
 	}
-	return fmt.Sprintf("%s %-7s %s <-> %s%s  %s for %s, rtt %s, %d-byte datagrams%s, %s in, %s out",
+	return fmt.Sprintf("%s %-7s %s <-> %s%s  %s for %s, rtt %s, %d-byte datagrams%s, %s in, %s out%s",
 		mark, p.Kind, p.Local, p.Remote, tunnelText(p.Tunnel, p.InTunnel), state, units.Duration(time.Since(p.Since)), units.Duration(p.RTT),
-		p.Size, batching(p.GSO, p.GRO), units.Bytes(p.In.Payload), units.Bytes(p.Out.Payload))
+		p.Size, batching(p.GSO, p.GRO), units.Bytes(p.In.Payload), units.Bytes(p.Out.Payload), notUsed(p.Barred))
+}
+
+// notUsed tells why payload never goes over a path.
+func notUsed(why string) string {
+	if why == "" {
+		return ""
+	}
+	return "; not used: " + why
 }
 
 // batching tells how datagrams pass the kernel, where that is known.

@@ -153,6 +153,11 @@ func brief(r trace.Record) (text, tone string) {
 		}
 	case trace.PathSuspected:
 		return pathSuspected(r.Peer, e)
+	case trace.PathBarred:
+		if e.Barred {
+			return fmt.Sprintf("%s: %s is not used: %s", r.Peer, pathText(e.Path), e.Why), yellow
+		}
+		return fmt.Sprintf("%s: %s may be used: %s", r.Peer, pathText(e.Path), e.Why), ""
 	case trace.PathChanged:
 		return pathChange(r.Peer, e)
 	case trace.Verdict:

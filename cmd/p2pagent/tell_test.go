@@ -21,6 +21,9 @@ func ips(texts ...string) (out []netip.Addr) {
 func TestLine(t *testing.T) {
 	at := netip.MustParseAddrPort
 	direct := trace.Path{Kind: "direct", Local: at("192.0.2.1:1000"), Remote: at("198.51.100.2:2000")}
+	inTunnel, peersTunnel := direct, direct
+	inTunnel.Remote, inTunnel.Tunnel, inTunnel.InTunnel = at("10.99.0.2:2000"), "wg0", true
+	peersTunnel.InTunnel = true
 	relayed := trace.Path{Kind: "relayed", Local: at("192.0.2.1:1000"), Remote: at("203.0.113.5:50000"), Hops: 1}
 	twice := relayed
 	twice.Hops = 2
@@ -58,6 +61,10 @@ func TestLine(t *testing.T) {
 		{"up", trace.SessionState{State: "up"}, "bob: session up, encrypted end to end", green},
 		{"dialing", trace.SessionState{State: "dialing"}, "", ""},
 		{"closed", trace.SessionState{State: "closed", Why: "done"}, "bob: link ended: done", yellow},
+		{"barred", trace.PathBarred{Path: inTunnel, Barred: true, Why: "it carries this link's own packets"}, "bob: direct path 192.0.2.1:1000 <-> 10.99.0.2:2000 inside the tunnel wg0 is not used: it carries this link's own packets", yellow},
+		{"cleared", trace.PathBarred{Path: inTunnel, Why: "it does not"}, "bob: direct path 192.0.2.1:1000 <-> 10.99.0.2:2000 inside the tunnel wg0 may be used: it does not", ""},
+		{"in a tunnel", trace.PathChanged{To: &inTunnel, RTT: 30, Why: "first path"}, "bob: direct path 192.0.2.1:1000 <-> 10.99.0.2:2000 inside the tunnel wg0, rtt 30ms: first path", yellow},
+		{"in the peer's", trace.PathChanged{To: &peersTunnel, RTT: 30, Why: "first path"}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 inside a tunnel of the peer's, rtt 30ms: first path", yellow},
 		{"suspected, not in use", trace.PathSuspected{Path: direct, Silent: 2100}, "", ""},
 		{"suspected, alone", trace.PathSuspected{Path: direct, Silent: 2100, Active: true}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 silent for 2.1s; there is no second path", yellow},
 		{"suspected", trace.PathSuspected{Path: direct, Silent: 2100, Active: true, Second: &relayed}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 silent for 2.1s; sending over a second path too", yellow},

@@ -70,7 +70,7 @@ func (l *link) wantsDirect() bool {
 func (l *link) directAlive() (plain, tunnelled bool) {
 	for _, p := range l.conn.Status() {
 		if p.Kind == path.Direct && p.State == path.Alive {
-			plain, tunnelled = plain || !p.InTunnel, tunnelled || p.InTunnel
+			plain, tunnelled = plain || !p.InTunnel && p.Barred == "", tunnelled || p.InTunnel
 		}
 	}
 	return plain, tunnelled
