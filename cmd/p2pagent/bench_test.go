@@ -76,7 +76,7 @@ func TestPrintReport(t *testing.T) {
 		Direct:  &measure.Figures{Goodput: 3000, GoodputSpread: [2]float64{2900, 3100}, RTT50: &rtt, RTT99: &rtt, PayloadBytes: 2e9},
 		Relayed: &measure.Figures{Goodput: 1500, GoodputSpread: [2]float64{1400, 1600}, Loss: &loss, PayloadBytes: 1e9, RelayBytesIn: &in, RelayBytesOut: &out},
 		Rounds:  []measure.Round{{Path: "relayed", Result: &measure.Result{Elsewhere: measure.Classes{Probes: 1200}}}},
-		Peer:    "b\x1b[2J", Verdict: "direct: it is",
+		Peer:    "b\x1b[2J", Verdict: trace.Verdict{Path: "direct", Text: "direct: it is"},
 	}
 	var b bytes.Buffer
 	printReport(&b, r)

@@ -67,11 +67,11 @@ func printReport(w io.Writer, r *measure.Report) {
 	if r.Cut != "" {
 		fmt.Fprintf(w, "it ended early: %s\n", printable(r.Cut))
 	}
-	if r.Verdict != "" {
-		fmt.Fprintln(w, printable(r.Verdict))
+	if r.Verdict.Text != "" {
+		fmt.Fprintln(w, printable(r.Verdict.Text))
 	}
-	if r.Remedy != "" {
-		fmt.Fprintf(w, "  try: %s\n", printable(r.Remedy))
+	if r.Verdict.Remedy != "" {
+		fmt.Fprintf(w, "  try: %s\n", printable(r.Verdict.Remedy))
 	}
 }
 

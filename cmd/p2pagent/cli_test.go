@@ -274,8 +274,8 @@ func TestCommands(t *testing.T) {
 		if len(links) != 1 {
 			t.Fatalf("links: %v", status["links"])
 		}
-		hasKeys(t, "link", links[0], "peer", "role", "session", "path", "paths", "losses", "verdict")
-		hasKeys(t, "verdict", links[0].(map[string]any)["verdict"], "path", "text")
+		hasKeys(t, "link", links[0], "peer", "role", "session", "path", "paths", "losses", "verdict", "why")
+		hasKeys(t, "verdict", links[0].(map[string]any)["verdict"], "path", "text", "remedy")
 		if out := do(t, "", "status"); !strings.Contains(out, "bobby: direct") {
 			t.Errorf("status for people: %q", out)
 		}

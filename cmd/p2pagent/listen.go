@@ -59,16 +59,25 @@ Nothing on this machine can be reached unless --allow names it:
 	return cmd
 }
 
+// codeShown is a pairing code among the events of --json: the only place where one
+// is, and not in the trace.
+type codeShown struct {
+	Time  time.Time `json:"time"`
+	Event string    `json:"event"` // pairing.code
+	Data  shownCode `json:"data"`
+}
+
+type shownCode struct {
+	Code string `json:"code"`
+	Why  string `json:"why,omitempty"` // of a code that takes the place of another
+}
+
 // codePrinter shows pairing codes: stdout has the code alone, or an event.
 func codePrinter(asJSON bool, stdout, stderr io.Writer) func(code identity.Code, why string) {
 	out := &jsonLines{w: stdout}
 	return func(code identity.Code, why string) {
 		if asJSON {
-			data := map[string]string{"code": code.String()}
-			if why != "" {
-				data["why"] = why
-			}
-			out.write(map[string]any{"time": time.Now(), "event": "pairing.code", "data": data})
+			out.write(codeShown{time.Now(), "pairing.code", shownCode{code.String(), why}})
 			return
 		}
 		if why != "" {

@@ -18,7 +18,7 @@ func statusCommand() *cobra.Command {
 	return statusLike("status", "Tell which links there are, over which path, and since when",
 		`Tell which links there are, over which path, and since when, and for which peers
 this user's programs wait. The exit code is 0 when any of them runs, else 1.`,
-		printStatus, func([]agent.Status) error { return nil })
+		printStatus, func(all []agent.Status) any { return all }, func([]agent.Status) error { return nil })
 }
 
 func explainCommand() *cobra.Command {
@@ -28,34 +28,60 @@ is waited for; and what would help. The exit code is 7 when nothing passes throu
 link, and where there is none that of what a "connect" waits for: 4 for the peer, 6
 for the signaling server, 7 for a path, 8 when it was refused. A "listen" waits, and
 that is 0. It is 1 when no p2pagent runs.`,
-		printVerdicts, lacking)
+		printVerdicts, explanations, lacking)
 }
 
-func statusLike(name, short, long string, print func(io.Writer, agent.Status), judge func([]agent.Status) error) *cobra.Command {
+func statusLike(name, short, long string, print func(io.Writer, agent.Status), object func([]agent.Status) any, judge func([]agent.Status) error) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{Use: name, Short: short, Long: long, Args: cobra.NoArgs}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "JSON on stdout")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		all, err := agent.ReadStatuses()
-		if err != nil && len(all) == 0 {
-			return err
+		if err == nil && len(all) == 0 {
+			err = errors.New("no p2pagent is running for this user")
 		}
 		if asJSON {
-			err = errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(all), err)
+			err = errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(object(all)), err)
 		} else {
 			for _, st := range all {
 				print(cmd.OutOrStdout(), st)
 			}
 		}
-		if len(all) == 0 {
-			return errors.Join(err, errors.New("no p2pagent is running for this user"))
-		}
-		if err == nil { // nor any that did not answer
+		if err == nil { // there is one, and none did not answer
 			err = judge(all)
 		}
 		return err
 	}
 	return cmd
+}
+
+// An explanation is what `explain --json` prints of one program.
+type explanation struct {
+	PID     int                `json:"pid"`
+	Command string             `json:"command"`
+	Version string             `json:"version"`
+	Links   []explained        `json:"links"`
+	Waiting []agent.PeerStatus `json:"waiting"` // known peers without a link
+}
+
+// explained is one link in it.
+type explained struct {
+	Peer    string        `json:"peer"`
+	Role    string        `json:"role"` // connector, listener
+	Verdict trace.Verdict `json:"verdict"`
+	Why     agent.Why     `json:"why"`
+}
+
+func explanations(all []agent.Status) any {
+	out := []explanation{}
+	for _, st := range all {
+		e := explanation{PID: st.PID, Command: st.Command, Version: st.Version, Links: []explained{}, Waiting: st.Waiting}
+		for _, l := range st.Links {
+			e.Links = append(e.Links, explained{l.Peer, l.Role, l.Verdict, l.Why})
+		}
+		out = append(out, e)
+	}
+	return out
 }
 
 // silentExit is the end of a command that has said all there is to say.

@@ -162,7 +162,7 @@ func brief(r trace.Record) (text, tone string) {
 		return pathChange(r.Peer, e)
 	case trace.Verdict:
 		if e.Path == "relayed" && e.Remedy != "" { // without one, it is not settled yet
-			return r.Peer + ": " + e.Text + "; try: " + e.Remedy, ""
+			return r.Peer + ": " + e.String(), ""
 		}
 	case trace.TargetDenied:
 		switch {
@@ -178,7 +178,7 @@ func brief(r trace.Record) (text, tone string) {
 		if e.Over {
 			return fmt.Sprintf("%s: packets pass again, after %s", r.Peer, units.Millis(e.Silent)), green
 		}
-		return r.Peer + ": " + e.Verdict.Text + "; try: " + e.Verdict.Remedy, red
+		return r.Peer + ": " + e.Verdict.String(), red
 	case trace.StreamsLimited:
 		if e.Why == "" {
 			return e.Local + ": connections are carried again", ""

@@ -80,7 +80,7 @@ type link struct {
 	left       atomic.Bool // signaling says that the peer is gone
 	wasUp      atomic.Bool // there is a session, or was
 	enc        atomic.Pointer[encounter]
-	verdict    atomic.Pointer[verdict]
+	verdict    atomic.Pointer[judgement]
 }
 
 // remoteSide is what the peer told.
@@ -592,15 +592,16 @@ func (l *link) networkChanged() {
 // reviewVerdict says which path and why, when that has changed, and when nothing
 // passes any more or something does again.
 func (l *link) reviewVerdict() {
-	v, now := judge(l.facts()), time.Now()
+	f, now := l.facts(), time.Now()
+	v := judge(f)
 	var old verdict
 	if last := l.verdict.Load(); last != nil {
-		old = *last
+		old = last.verdict
 	}
+	l.verdict.Store(&judgement{v, f})
 	if v == old {
 		return
 	}
-	l.verdict.Store(&v)
 	l.trace.Emit(v.at(now))
 	switch {
 	case v.outage():
@@ -612,7 +613,7 @@ func (l *link) reviewVerdict() {
 
 // judged returns the verdict of this moment; the last one when the link has
 // ended. It waits for the loop.
-func (l *link) judged() (v verdict) {
+func (l *link) judged() (j judgement) {
 	reviewed := make(chan struct{})
 	l.do(func() { l.reviewVerdict(); close(reviewed) })
 	select {
@@ -620,9 +621,9 @@ func (l *link) judged() (v verdict) {
 	case <-l.ended:
 	}
 	if last := l.verdict.Load(); last != nil {
-		v = *last
+		j = *last
 	}
-	return v
+	return j
 }
 
 func (l *link) facts() facts {

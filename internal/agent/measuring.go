@@ -7,6 +7,7 @@ import (
 	"github.com/p2pagent/p2pagent/internal/measure"
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/relay"
 )
 
@@ -118,8 +119,7 @@ func (l *link) allocation() *relay.Allocation {
 
 // Verdict tells whether the link will stay without a direct path: what stands
 // against one is known.
-func (m measured) Verdict() (text, remedy string, settled bool) {
+func (m measured) Verdict() (said trace.Verdict, settled bool) {
 	v := m.judged()
-	said := v.at(time.Now())
-	return said.Text, said.Remedy, v.settled()
+	return v.at(time.Now()), v.settled()
 }

@@ -47,6 +47,7 @@ type LinkStatus struct {
 	Paths   []path.Status `json:"paths"`
 	Losses  path.Losses   `json:"losses"`
 	Verdict trace.Verdict `json:"verdict"`
+	Why     Why           `json:"why"`
 }
 
 func (e *environment) status(command string) Status {
@@ -67,7 +68,8 @@ func (e *environment) status(command string) Status {
 
 func (l *link) status() LinkStatus {
 	ls := LinkStatus{Peer: l.peer.Name, Role: l.role.String(), Session: l.session.Load() != nil, Paths: []path.Status{}}
-	ls.Verdict = l.judged().at(time.Now())
+	j := l.judged()
+	ls.Verdict, ls.Why = j.at(time.Now()), j.facts.tell()
 	ls.Paths, ls.Losses = l.conn.Status(), l.conn.Losses()
 	if p, ok := l.conn.Active(); ok {
 		ls.Path = &p
@@ -159,9 +161,9 @@ func ownAlone(dir string) error {
 func ReadStatuses() ([]Status, error) {
 	if err := ownAlone(RuntimeDir()); err != nil {
 		if errors.Is(err, fs.ErrNotExist) {
-			return []Status{}, nil
+			err = nil
 		}
-		return nil, err
+		return []Status{}, err
 	}
 	names, err := filepath.Glob(filepath.Join(RuntimeDir(), "*"+socketSuffix))
 	if err != nil {

@@ -51,6 +51,51 @@ const (
 	sightLeft                // it was, and left while the link was up
 )
 
+func (s sight) String() string { return [...]string{"lost", "there", "absent", "left"}[s] }
+
+// A Why is what a verdict follows from, for programs. Null is not known, and empty is
+// none.
+type Why struct {
+	State         path.State     `json:"state"`  // of the path in use; empty: there is none
+	Held          bool           `json:"held"`   // payload is held there for a measurement
+	Tunnel        string         `json:"tunnel"` // interface of this machine that it leaves by, when that is a tunnel
+	InTunnel      bool           `json:"in_tunnel"`
+	SilentSince   *time.Time     `json:"silent_since"` // since when no path is alive; null: one is
+	OneWay        bool           `json:"one_way"`      // but the peer's own probes arrive
+	GivesUp       *time.Time     `json:"gives_up"`     // when the link ends if that goes on
+	Signaling     string         `json:"signaling"`    // what it says of the peer: there, absent, left; lost: there is no connection to the server
+	RelayOnly     bool           `json:"relay_only"`   // this side's policy
+	PeerRelayOnly bool           `json:"peer_relay_only"`
+	Attempts      int            `json:"attempts"`     // for a direct path, that have ended
+	LastAttempt   string         `json:"last_attempt"` // why the last of them failed
+	Candidates    int            `json:"candidates"`   // of the peer, that the last of them tried
+	NAT           candidates.NAT `json:"nat"`          // in front of this side
+	PeerNAT       candidates.NAT `json:"peer_nat"`     // in front of the peer, as the peer says
+	Relay         string         `json:"relay_error"`  // why there is no relay
+}
+
+func (f facts) tell() Why {
+	moment := func(t time.Time) *time.Time {
+		if t.IsZero() {
+			return nil
+		}
+		return &t
+	}
+	sentence := func(err error) string {
+		if err == nil {
+			return ""
+		}
+		return err.Error()
+	}
+	return Why{
+		State: f.State, Held: f.Held, Tunnel: f.Tunnel, InTunnel: f.InTunnel,
+		SilentSince: moment(f.Silent), OneWay: f.OneWay && !f.Silent.IsZero(), GivesUp: moment(f.GiveUp), Signaling: f.Sight.String(),
+		RelayOnly: f.RelayOnly, PeerRelayOnly: f.PeerRelayOnly,
+		Attempts: f.Attempts, LastAttempt: sentence(f.LastErr), Candidates: f.Candidates,
+		NAT: f.Ours, PeerNAT: f.Peers, Relay: sentence(f.RelayErr),
+	}
+}
+
 // The words of a path.
 const (
 	pathDirect  = "direct"
@@ -68,6 +113,12 @@ type verdict struct {
 	quiet  string    // how the peer is silent; empty: it is not. why goes on behind it
 	silent time.Time // since when
 	giveUp time.Time // when the link ends for that; zero: it does not
+}
+
+// A judgement is a verdict and what it follows from.
+type judgement struct {
+	verdict
+	facts facts
 }
 
 // at is the verdict as it reads at a moment.

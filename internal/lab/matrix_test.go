@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 func cell(a, b string, path Path, expected Path, directMS int64) Cell {
@@ -46,7 +48,7 @@ func TestMatrixTable(t *testing.T) {
 	}
 
 	var page strings.Builder
-	m[3].Verdict = `relayed: no UDP leaves the peer's network: no STUN server answered there`
+	m[3].Verdict.Text = `relayed: no UDP leaves the peer's network: no STUN server answered there`
 	r := Report{
 		Matrix: m, Time: time.Date(2026, 3, 14, 15, 9, 0, 0, time.UTC), Version: "v1.2.3", Kernel: "6.1.0-13-amd64",
 		Command: "p2pagent lab matrix --report <x>.html",
@@ -74,9 +76,9 @@ func TestMatrixTable(t *testing.T) {
 func TestResultJSON(t *testing.T) {
 	first, direct := int64(41), int64(120)
 	r := Result{A: "port-restricted", B: "port-restricted", Connected: true, Path: Direct, FirstByteMS: &first, DirectMS: &direct,
-		Proof: &Proof{1048576, 320, 1101004, 1101004}, Verdict: "..."}
+		Proof: &Proof{1048576, 320, 1101004, 1101004}, Verdict: trace.Verdict{Path: "direct", Text: "...", Remedy: ""}}
 	const want = `{"a":"port-restricted","b":"port-restricted","connected":true,"path":"direct","first_byte_ms":41,"direct_ms":120,` +
-		`"proof":{"payload_bytes":1048576,"relay_bytes":320,"nat_a_bytes":1101004,"nat_b_bytes":1101004},"verdict":"..."}`
+		`"proof":{"payload_bytes":1048576,"relay_bytes":320,"nat_a_bytes":1101004,"nat_b_bytes":1101004},"verdict":{"path":"direct","text":"...","remedy":""}}`
 	if b, err := json.Marshal(r); err != nil || string(b) != want {
 		t.Errorf("got  %s\nwant %s, %v", b, want, err)
 	}

@@ -107,7 +107,7 @@ func newField(runs Matrix) field {
 }
 
 // Why is what the agent said of its path, or why there is no result.
-func (c Cell) Why() string { return cmp.Or(c.Error, c.Verdict) }
+func (c Cell) Why() string { return cmp.Or(c.Error, c.Verdict.String()) }
 
 // inBrief is the first clause of a verdict, without the path that it begins with: what
 // has room beside a letter.

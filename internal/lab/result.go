@@ -3,20 +3,22 @@ package lab
 import (
 	"fmt"
 	"strings"
+
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 // Result is what one measured run found, and the object that --json prints. Times
 // count from the start of the connecting program.
 type Result struct {
-	A           string `json:"a"`
-	B           string `json:"b"`
-	SameNAT     bool   `json:"same_nat,omitempty"`
-	Connected   bool   `json:"connected"`
-	Path        Path   `json:"path"`
-	FirstByteMS *int64 `json:"first_byte_ms"` // to a byte that came back through the link; null without
-	DirectMS    *int64 `json:"direct_ms"`     // to the move onto a direct path; null when relayed
-	Proof       *Proof `json:"proof"`         // null when not connected
-	Verdict     string `json:"verdict"`
+	A           string        `json:"a"`
+	B           string        `json:"b"`
+	SameNAT     bool          `json:"same_nat,omitempty"`
+	Connected   bool          `json:"connected"`
+	Path        Path          `json:"path"`
+	FirstByteMS *int64        `json:"first_byte_ms"` // to a byte that came back through the link; null without
+	DirectMS    *int64        `json:"direct_ms"`     // to the move onto a direct path; null when relayed
+	Proof       *Proof        `json:"proof"`         // null when not connected
+	Verdict     trace.Verdict `json:"verdict"`       // the agent's own last word on its path
 
 	// Exit is the exit code of a connecting program that ended by itself.
 	Exit int `json:"-"`
@@ -41,7 +43,7 @@ func (r Result) String() string {
 		fmt.Fprintf(&b, "\n  proof: of %d bytes each way the relay carried %d, nat-a saw %d, nat-b %d",
 			p.PayloadBytes, p.RelayBytes, p.NATABytes, p.NATBBytes)
 	}
-	if r.Verdict != "" {
+	if r.Verdict.Text != "" {
 		fmt.Fprintf(&b, "\n  %s", r.Verdict)
 	}
 	return b.String()

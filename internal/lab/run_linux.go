@@ -137,7 +137,7 @@ func (b *bench) measure(ctx context.Context, i int) (Result, error) {
 		return r, err
 	}
 	events, _ := seen.all()
-	r.Proof, r.Path, r.Verdict = &proof, proof.Path(), verdictText(events)
+	r.Proof, r.Path, r.Verdict = &proof, proof.Path(), lastVerdict(events)
 	if move, ok := wentDirect(events); ok && r.Path == Direct {
 		r.DirectMS = millis(move.Time.Sub(start))
 	}
@@ -147,13 +147,13 @@ func (b *bench) measure(ctx context.Context, i int) (Result, error) {
 // noPath completes the result of a link that never carried a byte.
 func (b *bench) noPath(r Result, connect *process, seen *recording, err error) Result {
 	events, _ := seen.all()
-	r.Verdict = verdictText(events)
+	r.Verdict = lastVerdict(events)
 	if ended(connect) {
 		r.Exit = connect.cmd.ProcessState.ExitCode()
 		err = connect.failure()
 	}
-	if r.Verdict == "" {
-		r.Verdict = err.Error()
+	if r.Verdict.Text == "" {
+		r.Verdict = trace.Verdict{Path: "none", Text: err.Error()}
 	}
 	return r
 }

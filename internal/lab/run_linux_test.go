@@ -37,7 +37,7 @@ func TestRun(t *testing.T) {
 				if r.Path != tt.want || !r.Connected || r.FirstByteMS == nil || (r.DirectMS != nil) != (tt.want == Direct) {
 					t.Errorf("result %v", r)
 				}
-				if r.Verdict != "fake and "+string(tt.want) {
+				if r.Verdict.Text != "fake and "+string(tt.want) {
 					t.Errorf("verdict %q", r.Verdict)
 				}
 			}
@@ -94,7 +94,7 @@ func TestRunWithoutPath(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(got) != 1 || got[0].Connected || got[0].Path != NoPath || got[0].Exit != 7 || !strings.Contains(got[0].Verdict, "nothing gets through") {
+	if len(got) != 1 || got[0].Connected || got[0].Path != NoPath || got[0].Exit != 7 || !strings.Contains(got[0].Verdict.Text, "nothing gets through") {
 		t.Errorf("results %+v", got)
 	}
 	b, err := json.Marshal(got[0])

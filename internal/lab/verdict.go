@@ -155,17 +155,14 @@ func wentDirect(events []trace.Record) (trace.Record, bool) {
 	return events[i], true
 }
 
-// verdictText is the agent's own last word on its path.
-func verdictText(events []trace.Record) string {
+// lastVerdict is the agent's own last word on its path.
+func lastVerdict(events []trace.Record) trace.Verdict {
 	for _, r := range slices.Backward(events) {
 		if v, ok := r.Event.(trace.Verdict); ok {
-			if v.Remedy == "" {
-				return v.Text
-			}
-			return v.Text + "; try: " + v.Remedy
+			return v
 		}
 	}
-	return ""
+	return trace.Verdict{}
 }
 
 // parseLinkTraffic reads `ip -s -j link show dev` of a port, seen from the host at

@@ -256,7 +256,7 @@ func (c *client) miss(kind string, why error) error {
 func (c *client) inUse(ctx context.Context) (string, error) {
 	for deadline := time.Now().Add(c.plan.Wait); ; {
 		look := c.link.Look()
-		_, _, settled := c.link.Verdict()
+		_, settled := c.link.Verdict()
 		late := time.Now().After(deadline)
 		switch {
 		case look.Works && (look.Active == Direct || settled || late):
@@ -294,7 +294,7 @@ func (c *client) hold(ctx context.Context, kind string, within time.Duration) er
 		if theirs := res.Look; theirs != nil && mine.Active == kind && mine.Works && theirs.Active == kind && theirs.Works {
 			break
 		}
-		_, _, settled := c.link.Verdict()
+		_, settled := c.link.Verdict()
 		if time.Now().After(deadline) || kind == Direct && mine.Active == Relayed && settled {
 			return fmt.Errorf("%s path: %w: there is none", kind, ErrNotMeasured)
 		}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 // both are a good direct path and a poorer relayed one.
@@ -375,8 +377,8 @@ func TestNoDirectPath(t *testing.T) {
 				if r.Direct != nil || r.Relayed == nil || len(r.Rounds) != 2 {
 					t.Fatalf("direct %v, relayed %v, %d rounds", r.Direct, r.Relayed, len(r.Rounds))
 				}
-				if !near(r.Relayed.Goodput, 20) || r.Verdict != "relayed: no direct path" || r.Remedy != "open a port" {
-					t.Errorf("%v Mbit/s, %q, %q", r.Relayed.Goodput, r.Verdict, r.Remedy)
+				if !near(r.Relayed.Goodput, 20) || r.Verdict != (trace.Verdict{Path: "relayed", Text: "relayed: no direct path", Remedy: "open a port"}) {
+					t.Errorf("%v Mbit/s, %+v", r.Relayed.Goodput, r.Verdict)
 				}
 				if took := time.Since(began); settled && took > 10*time.Second {
 					t.Errorf("took %v, with a verdict from the start", took)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 // The two kinds of path, in the words of package path.
@@ -44,9 +45,9 @@ type Link interface {
 	// came in on both legs of its allocation, and that went out.
 	RelayTraffic(ctx context.Context) (in, out uint64, word RelayWord)
 
-	// Verdict is which path the link takes and why, and what would help. settled
-	// says that it has no direct path, and why one is not to be expected soon.
-	Verdict() (text, remedy string, settled bool)
+	// Verdict is which path the link takes and why. settled says that it has no
+	// direct path, and that why one is not to be expected soon is known.
+	Verdict() (v trace.Verdict, settled bool)
 }
 
 // A RelayWord is whether a side's relay tells what it counted.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/p2pagent/p2pagent/internal/page"
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 //go:embed report.html
@@ -35,8 +36,7 @@ type sheet struct {
 	Date     string
 	Version  string
 	Headline string
-	Verdict  string
-	Remedy   string
+	Verdict  trace.Verdict
 	Cards    []card
 
 	Plots   []*chart // over time, the same in two widths
@@ -84,7 +84,7 @@ func (t *table) add(name, unit string, cells ...string) {
 func (r *Report) sheet() *sheet {
 	p := &sheet{
 		Title: r.title(), Version: r.Version, Headline: r.headline(),
-		Verdict: r.Verdict, Remedy: r.Remedy, Cards: r.cards(),
+		Verdict: r.Verdict, Cards: r.cards(),
 		Figures: r.figures(), Relay: r.relay(), Crossed: r.crossed(),
 		Ends: r.ends(), Options: r.options(), Rounds: r.rounds(),
 	}

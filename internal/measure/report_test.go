@@ -148,7 +148,7 @@ func TestFiguresAreShown(t *testing.T) {
 		"While the relayed path was measured, only probes crossed another path",
 		"system linux/amd64 darwin/arm64", "AMD Ryzen 7", "Apple M2 Pro", "kernel 6.12.9-arch1-1 not told",
 		"kernel cuts sends (GSO) yes no", "kernel joins reads (GRO) yes not measured",
-		"direct and relayed, in turn", "1 stream", r.Verdict,
+		"direct and relayed, in turn", "1 stream", r.Verdict.Text,
 	)
 }
 
@@ -156,7 +156,7 @@ func TestWhatWasNotMeasured(t *testing.T) {
 	r := samples()["no direct path"]
 	tells(t, r,
 		"The relayed path carries 18.1 Mbit/s. The direct path could not be measured.",
-		"direct not measured not measured: there is none", r.Verdict+" What would help: "+r.Remedy,
+		"direct not measured not measured: there is none", r.Verdict.Text+" What would help: "+r.Verdict.Remedy,
 		"goodput, median Mbit/s not measured 18.1",
 		"longest datagram bytes not measured not measured",
 		"loss of QUIC packets % not measured not measured",

@@ -1,6 +1,10 @@
 package measure
 
-import "time"
+import (
+	"time"
+
+	"github.com/p2pagent/p2pagent/internal/trace"
+)
 
 // A Report is what `p2pagent bench` found: the object of --json, and what the
 // HTML report is drawn from. Rates are megabits (10^6) of payload a second,
@@ -16,8 +20,7 @@ type Report struct {
 	Sender   End `json:"sender"`
 	Receiver End `json:"receiver"`
 
-	Verdict string `json:"verdict"`          // which path the link takes, and why
-	Remedy  string `json:"remedy,omitempty"` // what would help
+	Verdict trace.Verdict `json:"verdict"` // which path the link takes, and why
 
 	Peer    string    `json:"peer"`
 	Time    time.Time `json:"time"` // of the start

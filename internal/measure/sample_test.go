@@ -32,7 +32,7 @@ func sampled(o Options, paths map[string][2]float64) *Report {
 	if o.Direction == "receive" {
 		r.Sender, r.Receiver = their, mine
 	}
-	r.Verdict = "direct: both routers keep one mapping for all destinations, and the first checks met"
+	r.Verdict.Text = "direct: both routers keep one mapping for all destinations, and the first checks met"
 	r.Peer, r.Version, r.Machine, r.Options = "bob", "v1.4.0", mine.Machine, o
 	r.Time = time.Date(2026, 3, 14, 15, 9, 26, 0, time.UTC)
 	return r
@@ -110,9 +110,9 @@ func samples() map[string]*Report {
 	list["one short round"] = sampled(o, map[string][2]float64{Direct: {0.31, 700}})
 
 	r := sampled(usual(), map[string][2]float64{Relayed: {18.2, 55}})
-	r.Verdict = "relayed: this side's router gives each destination another port (address- and port-dependent mapping), and so does the peer's"
+	r.Verdict.Text = "relayed: this side's router gives each destination another port (address- and port-dependent mapping), and so does the peer's"
 	r.Missing = map[string]string{Direct: "not measured: there is none"}
-	r.Remedy = "forward a UDP port to this machine, and pass it as --udp-port"
+	r.Verdict.Remedy = "forward a UDP port to this machine, and pass it as --udp-port"
 	r.Relayed.RelayBytesIn, r.Relayed.RelayBytesOut = nil, nil
 	r.Relayed.MTU, r.Relayed.Loss, r.Sender.RSSBytes, r.Receiver.CPURelayed = nil, nil, nil, nil
 	list["no direct path"] = r
@@ -125,7 +125,7 @@ func samples() map[string]*Report {
 	r = sampled(usual(), map[string][2]float64{Direct: {300, 12}, Relayed: {90, 30}})
 	long := "a-machine-with-a-name-that-somebody-thought-funny-and-that-goes-on-and-on-and-on.example"
 	r.Sender.Name, r.Receiver.Name, r.Peer = `<script>alert("x")</script>`, long, `"><img src=x onerror=alert(1)>`
-	r.Verdict, r.Remedy = "</p></style><script>verdict</script>", `'"&<b>`
+	r.Verdict.Text, r.Verdict.Remedy = "</p></style><script>verdict</script>", `'"&<b>`
 	r.Sender.Version, r.Sender.Machine.CPU = "{{.}}", "</td>"+long
 	r.Rounds[1] = Round{Path: "<i>", Error: "<svg onload=x>"}
 	list["hostile"] = r

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 // overSession is a [Link] over a real session, whose one path is whichever is
@@ -51,7 +52,7 @@ func (l *overSession) Look() Look {
 }
 
 func (l *overSession) RelayTraffic(context.Context) (in, out uint64, word RelayWord) { return }
-func (l *overSession) Verdict() (text, remedy string, settled bool)                  { return "", "", true }
+func (l *overSession) Verdict() (trace.Verdict, bool)                                { return trace.Verdict{}, true }
 
 // sessions are the two ends of one over loopback; the second one serves.
 func sessions(t *testing.T) (a, b *overSession) {

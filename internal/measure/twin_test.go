@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 // The twin is a link in memory: two sides, paths of both kinds with a rate and
@@ -259,13 +260,13 @@ func (t *twin) RelayTraffic(ctx context.Context) (in, out uint64, word RelayWord
 	return t.net.relayIn, t.net.relayOut, RelayTold
 }
 
-func (t *twin) Verdict() (text, remedy string, settled bool) {
+func (t *twin) Verdict() (v trace.Verdict, settled bool) {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
 	if t.net.lines[Direct] == nil {
-		return "relayed: no direct path", "open a port", t.settled
+		return trace.Verdict{Path: "relayed", Text: "relayed: no direct path", Remedy: "open a port"}, t.settled
 	}
-	return "direct: punched", "", false
+	return trace.Verdict{Path: "direct", Text: "direct: punched"}, false
 }
 
 // A twinStream is one end of a stream.

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/netip"
 	"reflect"
+	"slices"
 )
 
 // The events, in the order in which a link meets them.
@@ -262,11 +263,20 @@ type AddrRefused struct {
 	Why  string     `json:"why"`
 }
 
-// Verdict is the answer to "which path, and why".
+// Verdict is the answer to "which path, and why". It has this shape wherever there
+// is one.
 type Verdict struct {
-	Path   string `json:"path"` // direct, relayed, none
-	Text   string `json:"text"`
-	Remedy string `json:"remedy,omitempty"`
+	Path   string `json:"path"`   // direct, relayed, none
+	Text   string `json:"text"`   // a sentence for people
+	Remedy string `json:"remedy"` // what would help; empty: nothing that is known, or nothing has to
+}
+
+// String is the verdict in one line.
+func (v Verdict) String() string {
+	if v.Remedy == "" {
+		return v.Text
+	}
+	return v.Text + "; try: " + v.Remedy
 }
 
 // Outage is a link through which nothing passes any more, and (Over) the end of that.
@@ -346,6 +356,9 @@ func (u Unknown) EventName() string { return u.Name }
 
 // MarshalJSON writes the data as it was read.
 func (u Unknown) MarshalJSON() ([]byte, error) { return u.Data, nil }
+
+// Events lists one value of every event type.
+func Events() []Event { return slices.Clone(schema) }
 
 // schema lists one value of every event type, for decoding.
 var schema = []Event{

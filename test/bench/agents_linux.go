@@ -183,7 +183,7 @@ func lastReport(out string) (r measure.Report, err error) {
 // on is one path's figures, or the verdict of why there are none.
 func on(figures *measure.Figures, path string, r measure.Report) (*measure.Figures, error) {
 	if figures == nil || figures.Goodput <= 0 {
-		return nil, fmt.Errorf("p2pagent bench measured no %s path: %s", path, r.Verdict)
+		return nil, fmt.Errorf("p2pagent bench measured no %s path: %s", path, r.Verdict.Text)
 	}
 	return figures, nil
 }

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 // benchFigures is what the contract says of one path; the rest is for people and
@@ -43,7 +45,7 @@ type benchReport struct {
 	}
 	Machine struct{ OS string }
 	Version string
-	Verdict string
+	Verdict trace.Verdict
 }
 
 // bench runs bench on peer-a, and returns its report and exit code.
@@ -128,7 +130,7 @@ func TestBenchCompares(t *testing.T) {
 	}
 	r.whole(t, "direct", r.Direct)
 	r.whole(t, "relayed", r.Relayed)
-	if !strings.HasPrefix(r.Verdict, "direct: ") || r.Version == "" || r.Machine.OS != "linux" || r.Sender.Name == "" || r.Receiver.Name != "b" {
+	if r.Verdict.Path != "direct" || !strings.HasPrefix(r.Verdict.Text, "direct: ") || r.Version == "" || r.Machine.OS != "linux" || r.Sender.Name == "" || r.Receiver.Name != "b" {
 		t.Errorf("verdict %q, version %q, machine %+v, %+v to %+v", r.Verdict, r.Version, r.Machine, r.Sender, r.Receiver)
 	}
 	for _, c := range []struct {
@@ -183,7 +185,7 @@ func TestBenchRelayed(t *testing.T) {
 		t.Errorf("a direct path was measured: %+v", *r.Direct)
 	}
 	r.whole(t, "relayed", r.Relayed)
-	if !strings.HasPrefix(r.Verdict, "relayed: ") || !strings.Contains(r.Verdict, "symmetric") {
+	if r.Verdict.Path != "relayed" || !strings.Contains(r.Verdict.Text, "symmetric") {
 		t.Errorf("verdict %q", r.Verdict)
 	}
 

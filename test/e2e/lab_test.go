@@ -252,7 +252,7 @@ type labResult struct {
 		NATABytes    int64 `json:"nat_a_bytes"`
 		NATBBytes    int64 `json:"nat_b_bytes"`
 	}
-	Verdict string
+	Verdict trace.Verdict
 	Error   string
 }
 

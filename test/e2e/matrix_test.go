@@ -67,7 +67,7 @@ func (r labResult) check() error {
 		return fmt.Errorf("called direct with the proof %+v", *p)
 	case want == "relayed" && p.RelayBytes < p.PayloadBytes:
 		return fmt.Errorf("called relayed with the proof %+v", *p)
-	case !strings.HasPrefix(r.Verdict, want):
+	case r.Verdict.Path != want || !strings.HasPrefix(r.Verdict.Text, want):
 		return fmt.Errorf("the agent itself says %q", r.Verdict)
 	}
 	return nil
@@ -95,8 +95,8 @@ func TestExpectations(t *testing.T) {
 
 // What a result must not get away with.
 func TestResultCheck(t *testing.T) {
-	direct := `{"a":"none","b":"none","connected":true,"path":"direct","first_byte_ms":1,"direct_ms":2,"proof":{"payload_bytes":1048576,"relay_bytes":0,"nat_a_bytes":1048576,"nat_b_bytes":1048576},"verdict":"direct: yes"}`
-	relayed := `{"a":"none","b":"udp-blocked","connected":true,"path":"relayed","first_byte_ms":1,"direct_ms":null,"proof":{"payload_bytes":1048576,"relay_bytes":1048576,"nat_a_bytes":0,"nat_b_bytes":0},"verdict":"relayed: no UDP"}`
+	direct := `{"a":"none","b":"none","connected":true,"path":"direct","first_byte_ms":1,"direct_ms":2,"proof":{"payload_bytes":1048576,"relay_bytes":0,"nat_a_bytes":1048576,"nat_b_bytes":1048576},"verdict":{"path":"direct","text":"direct: yes","remedy":""}}`
+	relayed := `{"a":"none","b":"udp-blocked","connected":true,"path":"relayed","first_byte_ms":1,"direct_ms":null,"proof":{"payload_bytes":1048576,"relay_bytes":1048576,"nat_a_bytes":0,"nat_b_bytes":0},"verdict":{"path":"relayed","text":"relayed: no UDP","remedy":"allow it"}}`
 	check := func(text string) error {
 		var r labResult
 		if err := json.Unmarshal([]byte(text), &r); err != nil {
@@ -120,6 +120,7 @@ func TestResultCheck(t *testing.T) {
 		{direct, `"nat_a_bytes":1048576`, `"nat_a_bytes":1048575`},
 		{direct, `"nat_b_bytes":1048576`, `"nat_b_bytes":1048575`},
 		{direct, `direct: yes`, `relayed: no`},
+		{direct, `"verdict":{"path":"direct"`, `"verdict":{"path":"none"`},
 		{direct, `"verdict"`, `"error":"no lab","verdict"`},
 		{relayed, `"relay_bytes":1048576`, `"relay_bytes":1048575`},
 		{relayed, `"direct_ms":null`, `"direct_ms":3`},
