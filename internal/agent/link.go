@@ -522,6 +522,9 @@ func (l *link) noteOutage() {
 	l.post.alive.Store(ok && active.State == path.Alive)
 	var answered time.Time
 	for _, p := range l.conn.Status() {
+		if p.Barred != "" {
+			continue
+		}
 		if p.State == path.Alive {
 			l.outage = outage{}
 			return
@@ -639,7 +642,7 @@ func (l *link) facts() facts {
 			f.Path, f.State, f.Answered, f.Held = p.Kind, p.State, p.Answered, p.Kind == l.conn.Held()
 			f.InTunnel, f.Tunnel = p.InTunnel, p.Tunnel
 		}
-		f.Another = f.Another || !p.Active && p.State == path.Alive
+		f.Another = f.Another || p.Duplicate
 		f.OneWay = f.OneWay || p.Silent < heardLately
 	}
 	return f

@@ -18,7 +18,7 @@ type facts struct {
 	Path     path.Kind  // where payload goes; empty: there is no path
 	State    path.State // of that path
 	Answered time.Time  // when its probes were last answered
-	Another  bool       // some other path is alive
+	Another  bool       // everything goes over a second path as well
 	Held     bool       // payload is held there for a measurement
 	InTunnel bool       // it goes through a tunnel, here or at the peer
 	Tunnel   string     // interface of this machine that it leaves by, when that is a tunnel
