@@ -48,6 +48,20 @@ func TestDecode(t *testing.T) {
 
 		{name: "too large", in: `"` + strings.Repeat("x", MaxFrame) + `"`, code: CodeTooLarge, cl: websocket.CloseMessageTooBig},
 		{name: "body too large", in: `{"type":"send","mailbox":"1234","body":"` + body(MaxBody+1) + `"}`, code: CodeMalformed, cl: policy},
+		{name: "body written with escapes", in: `{"type":"send","mailbox":"1234","body":"a\u0047k="}`,
+			want: message{Type: "send", Mailbox: "1234", Body: []byte("hi")}},
+		{name: "space wherever it may be", in: "\r\n\t { \"type\" : \"send\" , \"to\" :\t1 ,\n\"mailbox\":\"1234\",\"body\" :\"aGk=\" } \n",
+			want: message{Type: "send", Mailbox: "1234", To: 1, Body: []byte("hi")}},
+		{name: "values of all kinds in a field to be ignored", from: fromServer, in: `{"x":{"a":["}",{"b":"\"]"}],"c":-1.5e3},"type":"joined","y":true,"mailbox":"1234","z":[],"w":null}`,
+			want: message{Type: "joined", Mailbox: "1234"}},
+		{name: "body as a list", in: `{"type":"send","mailbox":"1234","body":[104,105]}`, code: CodeMalformed, cl: policy},
+		{name: "number with a fraction", in: `{"type":"hello","version":1.0}`, code: CodeMalformed, cl: policy},
+		{name: "number beyond all ranges", in: `{"type":"send","mailbox":"1234","to":18446744073709551616,"body":"aGk="}`, code: CodeMalformed, cl: policy},
+		{name: "number as a string", in: `{"type":"hello","version":"1"}`, code: CodeMalformed, cl: policy},
+		{name: "empty object", in: `{}`, code: CodeMalformed, cl: policy},
+		{name: "comma at the end", in: `{"type":"leave","mailbox":"1234",}`, code: CodeMalformed, cl: policy},
+		{name: "a string alone", in: `"leave"`, code: CodeMalformed, cl: policy},
+		{name: "escape that is none", in: `{"type":"leave","mailbox":"1234\x"}`, code: CodeMalformed, cl: policy},
 		{name: "empty body", in: `{"type":"send","mailbox":"1234","body":""}`, code: CodeMalformed, cl: policy},
 		{name: "body not base64", in: `{"type":"send","mailbox":"1234","body":"*"}`, code: CodeMalformed, cl: policy},
 		{name: "not UTF-8", in: "{\"type\":\"leave\",\"mailbox\":\"\xff\"}", code: CodeMalformed, cl: websocket.CloseInvalidFramePayloadData},
@@ -108,7 +122,7 @@ func manyKeys(n int) string {
 	return b.String()
 }
 
-// TestFieldsHaveTargets holds shapeOf and message.target together: target
+// TestFieldsHaveTargets holds shapeOf and message.take together: take
 // panics for a field it does not know.
 func TestFieldsHaveTargets(t *testing.T) {
 	types := []string{
@@ -123,7 +137,7 @@ func TestFieldsHaveTargets(t *testing.T) {
 				known++
 			}
 			for _, name := range append(required, optional...) {
-				new(message).target(name)
+				new(message).take(name, []byte("null"))
 			}
 		}
 	}
