@@ -40,7 +40,8 @@ func (s *state) readable(m member, size int) bool {
 // it is gone. So both begin anew, and neither loses its other mailboxes.
 func (s *state) part(b *mailbox, guest Seat) []effect {
 	s.parted++
-	effects := refuse(b.members[guest].conn, message{Mailbox: b.name}, CodeNotJoined)
+	out, _ := b.at(guest)
+	effects := refuse(out.conn, message{Mailbox: b.name}, CodeNotJoined)
 	effects[0].msg.Text = "too much waits to be read in this mailbox, join again"
 	return append(effects, s.vacate(b, guest)...)
 }
@@ -50,13 +51,13 @@ func (s *state) part(b *mailbox, guest Seat) []effect {
 // a host, guests who do not read make way.
 func (s *state) makeRoom(b *mailbox, newcomer Seat) (parted []effect, ok bool) {
 	for _, p := range b.peersOf(newcomer) {
-		if s.readable(b.members[p], 0) {
+		if s.readable(p, 0) {
 			continue
 		}
-		if p == HostSeat {
+		if p.number == HostSeat {
 			return nil, false
 		}
-		parted = append(parted, s.part(b, p)...)
+		parted = append(parted, s.part(b, p.number)...)
 	}
 	return parted, true
 }

@@ -99,14 +99,18 @@ func TestParted(t *testing.T) {
 	for _, sender := range []connID{1, 2} {
 		s := newState(Limits{}.withDefaults(), randomBelow)
 		now := time.Unix(1e9, 0)
+		for conn := range connID(3) {
+			s.connect(conn+1, client{})
+		}
 		s.join(now, 1, message{Mailbox: pad("box"), Role: RoleHost, Seat: pad("h")})
 		s.join(now, 2, message{Mailbox: pad("box"), Role: RoleGuest, Seat: pad("g")})
 		s.join(now, 3, message{Mailbox: pad("box"), Role: RoleGuest, Seat: pad("other")})
 		b := s.boxes[pad("box")]
-		reader, to := b.members[1], Seat(1)
+		to := Seat(1)
 		if sender == 2 {
-			reader, to = b.members[HostSeat], HostSeat
+			to = HostSeat
 		}
+		reader, _ := b.at(to)
 		body := message{Mailbox: pad("box"), To: to, Body: make([]byte, 1000)}
 		reader.waiting.add(63, 64<<10-2000)
 		if got := s.send(sender, body); len(got) != 1 || got[0].msg.Type != typeMessage || got[0].waiting != reader.waiting {

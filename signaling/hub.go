@@ -38,6 +38,9 @@ func (s *Server) handle(c *serverConn, m message) {
 	defer s.mu.Unlock()
 	now := s.cfg.Now()
 	s.deliver(now, s.state.expire(now))
+	if s.conns[c.id] != c { // taken out, while this message came
+		return
+	}
 	s.deliver(now, s.apply(now, c, m))
 }
 

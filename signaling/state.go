@@ -1,9 +1,9 @@
 package signaling
 
 import (
+	"cmp"
 	"crypto/subtle"
 	"encoding/base64"
-	"maps"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -27,6 +27,7 @@ type effect struct {
 
 // A member is who sits on a seat.
 type member struct {
+	number  Seat // HostSeat is the host, the others are guests
 	conn    connID
 	seat    string   // its token
 	waiting *backlog // what its counterparts have sent here and it has not read
@@ -37,13 +38,15 @@ type client struct {
 	source  netip.Addr // what counts as one
 	waiting *backlog   // in all of its queue
 	run     string     // the process, as it says; empty: it did not
+	boxes   []*mailbox // where it has a seat
 }
 
+// A mailbox has few members, and there are very many mailboxes: hence a list.
 type mailbox struct {
 	name    string
-	members map[Seat]member // HostSeat is the host, the others are guests
-	last    Seat            // highest number given to a guest
-	rivals  takeovers       // of the host's seat, by other runs
+	members []member   // by number
+	last    Seat       // highest number given to a guest
+	rivals  *takeovers // of the host's seat, by other runs; nil: none
 
 	// Nameplates only.
 	nameplate bool
@@ -61,8 +64,7 @@ type state struct {
 
 	boxes      map[string]*mailbox // all of them
 	nameplates map[string]*mailbox // those that expire
-	joined     map[connID]map[string]Seat
-	clients    map[connID]client
+	clients    map[connID]*client
 	seats      map[netip.Addr]int // taken by the connections of one source
 	nextExpiry time.Time          // no nameplate's deadline is earlier
 	parted     int64              // how often too much waited
@@ -74,25 +76,46 @@ func newState(l Limits, pick func(n int) int) *state {
 		pick:       pick,
 		boxes:      make(map[string]*mailbox),
 		nameplates: make(map[string]*mailbox),
-		joined:     make(map[connID]map[string]Seat),
-		clients:    make(map[connID]client),
+		clients:    make(map[connID]*client),
 		seats:      make(map[netip.Addr]int),
 	}
 }
 
 // connect introduces a connection, before it joins anything.
-func (s *state) connect(conn connID, c client) { s.clients[conn] = c }
+func (s *state) connect(conn connID, c client) { s.clients[conn] = &c }
+
+// at finds the member with a number.
+func (b *mailbox) at(number Seat) (m member, there bool) {
+	if i, there := b.index(number); there {
+		return b.members[i], true
+	}
+	return member{}, false
+}
+
+func (b *mailbox) index(number Seat) (int, bool) {
+	return slices.BinarySearchFunc(b.members, number, func(m member, n Seat) int { return cmp.Compare(m.number, n) })
+}
+
+// seatOf finds the seat of a connection in a mailbox.
+func (s *state) seatOf(conn connID, name string) (b *mailbox, number Seat, in bool) {
+	if b = s.boxes[name]; b == nil {
+		return nil, 0, false
+	}
+	i := slices.IndexFunc(b.members, func(m member) bool { return m.conn == conn })
+	if i < 0 {
+		return nil, 0, false
+	}
+	return b, b.members[i].number, true
+}
 
 // runs takes the name that a connection gives its process.
 func (s *state) runs(conn connID, run string) {
-	c := s.clients[conn]
-	c.run = run
-	s.clients[conn] = c
+	s.clients[conn].run = run
 }
 
 // rival reports whether who sits on a seat is of another process than conn.
 func (s *state) rival(conn connID, b *mailbox, number Seat) bool {
-	old, there := b.members[number]
+	old, there := b.at(number)
 	return there && s.clients[old.conn].run != s.clients[conn].run
 }
 
@@ -110,10 +133,10 @@ func (s *state) join(now time.Time, conn connID, m message) []effect {
 	}
 	b := s.boxes[m.Mailbox]
 	if b == nil {
-		b = &mailbox{name: m.Mailbox, members: make(map[Seat]member)}
+		b = &mailbox{name: m.Mailbox}
 	}
 	number, c := b.place(m.Role, m.Seat, s.limits.Guests)
-	if _, resumes := b.members[number]; c == "" && !resumes && !s.roomFor(conn, b) {
+	if _, resumes := b.at(number); c == "" && !resumes && !s.roomFor(conn, b) {
 		c = CodeFull
 	}
 	if c != "" {
@@ -134,10 +157,13 @@ func (s *state) join(now time.Time, conn connID, m message) []effect {
 		return effects
 	}
 	if rival {
+		if b.rivals == nil {
+			b.rivals = new(takeovers)
+		}
 		b.rivals.add(now)
 	}
 	s.boxes[b.name] = b // it may be new, or have lost its last member
-	return append(parted, s.enter(b, number, member{conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name, Replaced: rival})...)
+	return append(parted, s.enter(b, member{number: number, conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name, Replaced: rival})...)
 }
 
 // joinNameplate seats the one guest that a nameplate has room for. Its host comes by
@@ -148,13 +174,13 @@ func (s *state) joinNameplate(now time.Time, conn connID, m message) []effect {
 	if b == nil || b.ended || m.Role != RoleGuest {
 		return refuse(conn, m, CodeUnknown)
 	}
-	if guest, there := b.members[only]; there && !sameToken(guest.seat, m.Seat) {
+	if guest, there := b.at(only); there && !sameToken(guest.seat, m.Seat) {
 		return refuse(conn, m, CodeTaken)
 	}
 	if !b.visited { // once, or a nameplate could live for ever
 		b.visited, b.deadline = true, now.Add(s.limits.NameplateTTL)
 	}
-	return s.enter(b, only, member{conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name})
+	return s.enter(b, member{number: only, conn: conn, seat: m.Seat}, message{Type: typeJoined, Mailbox: b.name})
 }
 
 // claim makes conn the host of a free nameplate, or again of the one it names.
@@ -177,22 +203,21 @@ func (s *state) claim(now time.Time, conn connID, m message) []effect {
 			name = s.freeNameplate()
 		}
 		b = &mailbox{
-			name: name, members: make(map[Seat]member),
-			nameplate: true, host: m.Seat, deadline: now.Add(s.limits.NameplateTTL),
+			name: name, nameplate: true, host: m.Seat, deadline: now.Add(s.limits.NameplateTTL),
 		}
 		s.boxes[name], s.nameplates[name] = b, b
 		if s.nextExpiry.IsZero() || b.deadline.Before(s.nextExpiry) {
 			s.nextExpiry = b.deadline
 		}
 	}
-	return s.enter(b, HostSeat, member{conn: conn, seat: m.Seat}, message{Type: typeClaimed, Ref: m.Ref, Mailbox: name})
+	return s.enter(b, member{number: HostSeat, conn: conn, seat: m.Seat}, message{Type: typeClaimed, Ref: m.Ref, Mailbox: name})
 }
 
 func (s *state) mayJoin(conn connID, name string) (Code, bool) {
-	if _, in := s.joined[conn][name]; in {
+	if _, _, in := s.seatOf(conn, name); in {
 		return CodeAlreadyJoined, false
 	}
-	if len(s.joined[conn]) >= s.limits.Mailboxes {
+	if len(s.clients[conn].boxes) >= s.limits.Mailboxes {
 		return CodeLimit, false
 	}
 	return "", true
@@ -222,18 +247,18 @@ func (s *state) freeNameplate() string {
 // place decides which seat of an opaque mailbox a newcomer gets.
 func (b *mailbox) place(role Role, token string, guests int) (Seat, Code) {
 	if role == RoleHost {
-		if host, there := b.members[HostSeat]; there && !sameToken(host.seat, token) {
+		if host, there := b.at(HostSeat); there && !sameToken(host.seat, token) {
 			return 0, CodeOccupied
 		}
 		return HostSeat, ""
 	}
 	n := 0
-	for number, m := range b.members {
-		if number == HostSeat {
+	for _, m := range b.members {
+		if m.number == HostSeat {
 			continue
 		}
 		if sameToken(m.seat, token) {
-			return number, ""
+			return m.number, ""
 		}
 		n++
 	}
@@ -246,32 +271,31 @@ func (b *mailbox) place(role Role, token string, guests int) (Seat, Code) {
 
 // enter seats m, in place of who sat there before, answers it, and tells both
 // sides about each other.
-func (s *state) enter(b *mailbox, number Seat, m member, answer message) []effect {
+func (s *state) enter(b *mailbox, m member, answer message) []effect {
 	var effects []effect
-	if old, there := b.members[number]; there {
+	if old, there := b.at(m.number); there {
 		effects = refuse(old.conn, message{Mailbox: b.name}, CodeReplaced)
-		effects = append(effects, s.vacate(b, number)...)
+		effects = append(effects, s.vacate(b, m.number)...)
 		s.boxes[b.name] = b // vacate drops an empty mailbox
 	}
 	m.waiting = new(backlog)
-	b.members[number] = m
-	if s.joined[m.conn] == nil {
-		s.joined[m.conn] = make(map[string]Seat)
-	}
-	s.joined[m.conn][b.name] = number
-	s.seats[s.clients[m.conn].source]++
+	i, _ := b.index(m.number)
+	b.members = slices.Insert(b.members, i, m)
+	c := s.clients[m.conn]
+	c.boxes = append(c.boxes, b)
+	s.seats[c.source]++
 
-	peers := b.peersOf(number)
+	peers := b.peersOf(m.number)
 	answer.Present = len(peers) > 0
 	effects = append(effects, effect{to: m.conn, msg: answer})
 	for _, p := range peers {
 		effects = append(effects,
-			presence(b, m.conn, p, true),
-			b.tell(p, number, true),
-			b.credentialsFor(p).countedFor(b.members[p]))
+			presence(b, m.conn, p.number, true),
+			tell(b, p, m.number, true),
+			credentialsFor(b, p).countedFor(p))
 	}
 	if answer.Present {
-		effects = append(effects, b.credentialsFor(number))
+		effects = append(effects, credentialsFor(b, m))
 	}
 	return effects
 }
@@ -279,26 +303,25 @@ func (s *state) enter(b *mailbox, number Seat, m member, answer message) []effec
 // vacate empties a seat and tells the counterparts. An opaque mailbox ends
 // with its last member.
 func (s *state) vacate(b *mailbox, number Seat) []effect {
-	s.forget(b.members[number].conn, b.name)
-	delete(b.members, number)
+	s.unseat(b, number)
 	if len(b.members) == 0 && !b.nameplate {
 		delete(s.boxes, b.name)
 	}
 	var effects []effect
 	for _, p := range b.peersOf(number) {
-		effects = append(effects, b.tell(p, number, false))
+		effects = append(effects, tell(b, p, number, false))
 	}
 	return effects
 }
 
-func (s *state) forget(conn connID, name string) {
-	delete(s.joined[conn], name)
-	if len(s.joined[conn]) == 0 {
-		delete(s.joined, conn)
-	}
-	source := s.clients[conn].source
-	if s.seats[source]--; s.seats[source] == 0 {
-		delete(s.seats, source)
+// unseat takes a member out of a mailbox.
+func (s *state) unseat(b *mailbox, number Seat) {
+	i, _ := b.index(number)
+	c := s.clients[b.members[i].conn]
+	b.members = slices.Delete(b.members, i, i+1)
+	c.boxes = slices.DeleteFunc(c.boxes, func(o *mailbox) bool { return o == b })
+	if s.seats[c.source]--; s.seats[c.source] == 0 {
+		delete(s.seats, c.source)
 	}
 }
 
@@ -306,9 +329,8 @@ func presence(b *mailbox, to connID, who Seat, present bool) effect {
 	return effect{to: to, msg: message{Type: typePeer, Mailbox: b.name, From: who, Present: present}}
 }
 
-// tell lets a member know that a counterpart came or left.
-func (b *mailbox) tell(to, who Seat, present bool) effect {
-	m := b.members[to]
+// tell lets m know that a counterpart came or left.
+func tell(b *mailbox, m member, who Seat, present bool) effect {
 	return presence(b, m.conn, who, present).countedFor(m)
 }
 
@@ -318,36 +340,36 @@ func (e effect) countedFor(m member) effect {
 	return e
 }
 
-func (b *mailbox) credentialsFor(number Seat) effect {
-	m := b.members[number]
+func credentialsFor(b *mailbox, m member) effect {
 	return effect{to: m.conn, msg: message{Type: typeCredentials, Mailbox: b.name}, seat: m.seat}
 }
 
+// counterparts reports whether two seats are those of a host and a guest.
+func counterparts(a, b Seat) bool { return (a == HostSeat) != (b == HostSeat) }
+
 // peersOf lists the present counterparts of a seat: all guests for the host,
 // the host for a guest.
-func (b *mailbox) peersOf(number Seat) []Seat {
-	var peers []Seat
-	for n := range b.members {
-		if (n == HostSeat) != (number == HostSeat) {
-			peers = append(peers, n)
+func (b *mailbox) peersOf(number Seat) []member {
+	var peers []member
+	for _, m := range b.members {
+		if counterparts(m.number, number) {
+			peers = append(peers, m)
 		}
 	}
-	slices.Sort(peers)
 	return peers
 }
 
 // send passes a body to a counterpart, or tells the sender that it is gone, or
 // parts the two when too much waits already.
 func (s *state) send(conn connID, m message) []effect {
-	number, in := s.joined[conn][m.Mailbox]
+	b, number, in := s.seatOf(conn, m.Mailbox)
 	if !in {
 		return refuse(conn, m, CodeNotJoined)
 	}
-	b := s.boxes[m.Mailbox]
-	if !slices.Contains(b.peersOf(number), m.To) {
+	to, there := b.at(m.To)
+	if !there || !counterparts(number, m.To) {
 		return []effect{presence(b, conn, m.To, false)}
 	}
-	to := b.members[m.To]
 	if !s.readable(to, base64.StdEncoding.EncodedLen(len(m.Body))) {
 		return s.part(b, max(number, m.To)) // one of them is the host, 0
 	}
@@ -360,24 +382,23 @@ func (s *state) send(conn connID, m message) []effect {
 
 // credentials mints once more for a member whose peer is present.
 func (s *state) credentials(conn connID, m message) []effect {
-	number, in := s.joined[conn][m.Mailbox]
+	b, number, in := s.seatOf(conn, m.Mailbox)
 	if !in {
 		return refuse(conn, m, CodeNotJoined)
 	}
-	b := s.boxes[m.Mailbox]
 	if len(b.peersOf(number)) == 0 {
 		return refuse(conn, m, CodeAbsent)
 	}
-	return []effect{b.credentialsFor(number)}
+	asks, _ := b.at(number)
+	return []effect{credentialsFor(b, asks)}
 }
 
 // leave takes conn out of a mailbox. A nameplate whose host leaves has ended.
 func (s *state) leave(conn connID, m message) []effect {
-	number, in := s.joined[conn][m.Mailbox]
+	b, number, in := s.seatOf(conn, m.Mailbox)
 	if !in {
 		return refuse(conn, m, CodeNotJoined)
 	}
-	b := s.boxes[m.Mailbox]
 	effects := s.vacate(b, number)
 	if b.nameplate && number == HostSeat {
 		effects = append(effects, s.end(b)...)
@@ -388,9 +409,16 @@ func (s *state) leave(conn connID, m message) []effect {
 // disconnect takes conn out of all its mailboxes. A nameplate stays: its host
 // or guest may come back until its time is over.
 func (s *state) disconnect(conn connID) []effect {
+	c := s.clients[conn]
+	if c == nil {
+		return nil
+	}
+	boxes := c.boxes
+	c.boxes = nil // at once: there may be a thousand
 	var effects []effect
-	for _, name := range slices.Sorted(maps.Keys(s.joined[conn])) {
-		effects = append(effects, s.vacate(s.boxes[name], s.joined[conn][name])...)
+	for _, b := range boxes {
+		_, number, _ := s.seatOf(conn, b.name)
+		effects = append(effects, s.vacate(b, number)...)
 	}
 	delete(s.clients, conn) // behind its last seat
 	return effects
@@ -400,11 +428,9 @@ func (s *state) disconnect(conn connID) []effect {
 func (s *state) end(b *mailbox) []effect {
 	b.ended = true
 	var effects []effect
-	for _, number := range slices.Sorted(maps.Keys(b.members)) {
-		m := b.members[number]
+	for _, m := range slices.Clone(b.members) {
 		effects = append(effects, refuse(m.conn, message{Mailbox: b.name}, CodeExpired)...)
-		s.forget(m.conn, b.name)
-		delete(b.members, number)
+		s.unseat(b, m.number)
 	}
 	return effects
 }

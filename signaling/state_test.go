@@ -464,6 +464,9 @@ func do(t *testing.T, s *state, now time.Time, w []string) []effect {
 		t.Fatal(err)
 	}
 	conn := connID(id)
+	if s.clients[conn] == nil {
+		s.connect(conn, client{})
+	}
 	switch w[1] {
 	case "join":
 		return s.join(now, conn, message{Mailbox: pad(w[2]), Role: Role(w[3]), Seat: pad(w[4])})
@@ -557,18 +560,19 @@ func checkState(t *testing.T, s *state) {
 		if b.nameplate && (s.nextExpiry.IsZero() || b.deadline.Before(s.nextExpiry)) {
 			t.Fatalf("nameplate %q would not expire in time", name)
 		}
-		for number, m := range b.members {
+		for i, m := range b.members {
 			members++
 			seats[s.clients[m.conn].source]++
-			if got, in := s.joined[m.conn][name]; !in || got != number {
-				t.Fatalf("mailbox %q has c%d on seat %d, the connection knows %d %v", name, m.conn, number, got, in)
+			if !slices.Contains(s.clients[m.conn].boxes, b) {
+				t.Fatalf("mailbox %q has c%d on seat %d, the connection does not know", name, m.conn, m.number)
+			}
+			if i > 0 && b.members[i-1].number >= m.number {
+				t.Fatalf("mailbox %q has its members out of order: %+v", name, b.members)
 			}
 		}
 	}
-	for conn, boxes := range s.joined {
-		if members -= len(boxes); len(boxes) == 0 {
-			t.Fatalf("c%d is remembered without a mailbox", conn)
-		}
+	for _, c := range s.clients {
+		members -= len(c.boxes)
 	}
 	if members != 0 {
 		t.Fatalf("%d more seats in mailboxes than in connections", members)
@@ -625,13 +629,13 @@ func TestStateRandomly(t *testing.T) {
 		s.disconnect(conn)
 	}
 	s.expire(now.Add(time.Hour))
-	if len(s.boxes)+len(s.nameplates)+len(s.joined)+len(s.clients)+len(s.seats) != 0 {
-		t.Fatalf("left behind: %v, %v, %v, %v, %v", s.boxes, s.nameplates, s.joined, s.clients, s.seats)
+	if len(s.boxes)+len(s.nameplates)+len(s.clients)+len(s.seats) != 0 {
+		t.Fatalf("left behind: %v, %v, %v, %v", s.boxes, s.nameplates, s.clients, s.seats)
 	}
 }
 
 // hasLeft excuses a leave that nobody else has to hear of.
 func hasLeft(s *state, conn connID, name string) bool {
-	_, in := s.joined[conn][name]
+	_, _, in := s.seatOf(conn, name)
 	return !in
 }

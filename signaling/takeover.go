@@ -16,9 +16,9 @@ const (
 	takeoverMemory = 10 * time.Minute // without one: all is forgotten
 )
 
-// wait is how long the next one has to wait.
+// wait is how long the next one has to wait. Where there was none, t may be nil.
 func (t *takeovers) wait(now time.Time) time.Duration {
-	if t.n == 0 || now.Sub(t.last) >= takeoverMemory {
+	if t == nil || t.n == 0 || now.Sub(t.last) >= takeoverMemory {
 		return 0
 	}
 	pause := min(takeoverPause<<min(t.n-1, 10), takeoverMost)
