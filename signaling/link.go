@@ -1,6 +1,7 @@
 package signaling
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -293,8 +294,13 @@ func (l *link) read() error {
 		l.ponged()
 		return nil
 	})
+	var buf bytes.Buffer
 	for {
-		b, err := readFrame(l.ws)
+		var b []byte
+		r, err := nextText(l.ws)
+		if err == nil {
+			b, err = readText(r, &buf)
+		}
 		if err == nil {
 			err = l.take(b)
 		} else {
@@ -397,4 +403,21 @@ func (l *link) ponged() {
 	l.c.mu.Lock()
 	l.c.rtt = time.Since(sent)
 	l.c.mu.Unlock()
+}
+
+// keepLatest puts v into a channel of one place, in place of what is there. A
+// reader must not write, or two ends that both do may wait for each other; so
+// it leaves the pong to the writer, and only the latest ping needs one.
+func keepLatest(ch chan string, v string) {
+	for {
+		select {
+		case ch <- v:
+			return
+		default:
+		}
+		select {
+		case <-ch:
+		default:
+		}
+	}
 }

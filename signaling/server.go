@@ -134,7 +134,7 @@ func NewServer(cfg ServerConfig) (*Server, error) {
 	s.state = newState(cfg.Limits, randomBelow)
 	s.upgrader = websocket.Upgrader{
 		HandshakeTimeout: cfg.Limits.WriteTimeout,
-		ReadBufferSize:   2048,
+		ReadBufferSize:   256, // per connection; what is longer is read past it
 		WriteBufferSize:  2048,
 		WriteBufferPool:  &sync.Pool{},
 		CheckOrigin:      func(*http.Request) bool { return true }, // done in admit
@@ -201,7 +201,8 @@ func (s *Server) HTTPServer() *http.Server {
 	}
 }
 
-// ServeHTTP answers /v1 and /healthz. It returns when the connection ends.
+// ServeHTTP answers /v1 and /healthz. A WebSocket goes on when it returns; Drain
+// ends it.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	switch r.URL.Path {
@@ -254,13 +255,18 @@ func (s *Server) serveSocket(w http.ResponseWriter, r *http.Request) {
 		refuse(http.StatusServiceUnavailable, why)
 		return
 	}
-	defer s.handlers.Done()
 	ws, err := s.upgrader.Upgrade(w, r, nil)
 	if err != nil { // Upgrade has answered
 		s.count(func(st *Stats) { st.Refused++ })
+		s.handlers.Done()
 		return
 	}
-	s.serveConn(ws, conn, source)
+	// Not here: as long as a handler runs, its server keeps the request, two
+	// buffers and a stack that has parsed it.
+	go func() {
+		defer s.handlers.Done()
+		s.serveConn(ws, conn, source)
+	}()
 }
 
 // retryFull is how long somebody should wait for whom there is no room.

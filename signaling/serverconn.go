@@ -1,10 +1,12 @@
 package signaling
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -16,8 +18,9 @@ import (
 // why it was closed.
 const linger = time.Second
 
-// A serverConn is one connection of an agent: a reader, which is the HTTP
-// handler, and a writer with a bounded queue.
+// A serverConn is one connection of an agent. Thousands of them wait, and most
+// have nothing to say for minutes: so one that waits costs a reader and nothing
+// else. It has a writer while there is something to write.
 type serverConn struct {
 	// constant
 	s      *Server
@@ -25,41 +28,42 @@ type serverConn struct {
 	ws     *websocket.Conn
 	conn   *acceptedConn // below ws; nil: not from Listener
 	source netip.Addr
+	ping   *time.Timer // when the next one is due
 
-	out     chan frame
-	waiting backlog     // in out
-	pong    chan string // payload of the latest ping, to be answered by the writer
+	waiting backlog        // in out
+	writer  sync.WaitGroup // one, while it is at work
 
-	once      sync.Once
-	closing   chan struct{} // closed by shutdown
-	closeCode int           // set before; 0: say nothing more
-	closeText string
-
-	// owned by the reader
+	// owned by the reader, and by what it has started and waits for
 	greeted  bool
 	admitted bool
 	meter    meter
+	taking   sync.WaitGroup
+	taken    error // what came of the last message
+
+	mu      sync.Mutex
+	writing bool    // the writer is at work, or has ended for good
+	out     []frame // to be written
+	pingDue bool
+	pong    *string // payload of the latest ping, to be answered
+	closing bool    // after what is in out, by order of shutdown
+	// Set with closing.
+	closeCode int // 0: say nothing more
+	closeText string
 }
 
 // serveConn serves a connection until it ends.
 func (s *Server) serveConn(ws *websocket.Conn, conn *acceptedConn, source netip.Addr) {
-	c := &serverConn{
-		s: s, ws: ws, conn: conn, source: source,
-		out:     make(chan frame, s.cfg.Limits.QueueMessages),
-		pong:    make(chan string, 1),
-		closing: make(chan struct{}),
-	}
+	c := &serverConn{s: s, ws: ws, conn: conn, source: source}
+	c.mu.Lock() // the timer may be quicker
+	c.ping = time.AfterFunc(s.cfg.Limits.PingInterval, c.pingNow)
+	c.mu.Unlock()
 	s.enroll(c)
-	written := make(chan struct{})
-	go func() {
-		defer close(written)
-		c.write()
-	}()
 
 	err := c.read()
 	s.expel(c)
 	c.end(err)
-	<-written
+	c.writer.Wait() // closing: it ends, and none begins after it
+	c.ping.Stop()
 	if c.closeCode != 0 {
 		c.ws.NetConn().SetReadDeadline(time.Now().Add(linger))
 		io.Copy(io.Discard, c.ws.NetConn())
@@ -116,16 +120,16 @@ func (c *serverConn) tell(b *breach) {
 // queue puts a frame in line, or returns false when there is no room. It does
 // not wait.
 func (c *serverConn) queue(f frame) bool {
-	f.count(c, 1)
-	if int(c.waiting.bytes.Load()) <= c.s.cfg.Limits.QueueBytes {
-		select {
-		case c.out <- f:
-			return true
-		default:
-		}
+	l := &c.s.cfg.Limits
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.out) >= l.QueueMessages || int(c.waiting.bytes.Load())+len(f.b) > l.QueueBytes {
+		return false
 	}
-	f.count(c, -1)
-	return false
+	f.count(c, 1)
+	c.out = append(c.out, f)
+	c.wakeLocked()
+	return true
 }
 
 // count adds f to what waits for c, or takes it away.
@@ -139,18 +143,44 @@ func (f frame) count(c *serverConn, sign int) {
 // shutdown lets the writer send what is queued and a close frame, and then
 // the reader end. Only the first call counts. It does not wait.
 func (c *serverConn) shutdown(code int, text string) {
-	c.once.Do(func() {
-		c.closeCode, c.closeText = code, text
-		close(c.closing)
-	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closing {
+		return
+	}
+	c.closing, c.closeCode, c.closeText = true, code, text
+	c.wakeLocked()
 }
 
 func (c *serverConn) isClosing() bool {
-	select {
-	case <-c.closing:
-		return true
-	default:
-		return false
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.closing
+}
+
+// pingNow has a ping sent.
+func (c *serverConn) pingNow() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pingDue = true
+	c.wakeLocked()
+}
+
+// pongNow has a ping answered. A reader must not write itself, or two ends that
+// both do may wait for each other. Of several pings the latest needs a pong.
+func (c *serverConn) pongNow(data string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pong = &data
+	c.wakeLocked()
+}
+
+// wakeLocked starts the writer where none is at work.
+func (c *serverConn) wakeLocked() {
+	if !c.writing {
+		c.writing = true
+		c.writer.Add(1)
+		go c.write()
 	}
 }
 
@@ -161,24 +191,48 @@ func (c *serverConn) read() error {
 	c.ws.SetCloseHandler(func(int, string) error { return nil }) // end answers
 	c.ws.SetPongHandler(func(string) error { return c.control(0) })
 	c.ws.SetPingHandler(func(data string) error {
-		keepLatest(c.pong, data)
+		c.pongNow(data)
 		return c.control(len(data))
 	})
 	for {
-		b, err := readFrame(c.ws)
-		var timeout net.Error
-		switch {
-		case c.isClosing() && err == nil:
-			continue // what comes after our close frame is not heard
-		case !c.greeted && errors.As(err, &timeout) && timeout.Timeout():
-			return &breach{CodeNoHello, "no hello in time", websocket.ClosePolicyViolation}
-		case err != nil:
-			return err
+		r, err := nextText(c.ws)
+		if err == nil {
+			// A stack that has once been deep stays as large. So the one that
+			// waits here, for minutes, does not do what the message asks for.
+			c.taking.Go(func() { c.taken = c.takeFrom(r) })
+			c.taking.Wait()
+			err = c.taken
 		}
-		if err := c.take(b); err != nil {
+		var timeout net.Error
+		if !c.greeted && errors.As(err, &timeout) && timeout.Timeout() {
+			err = &breach{CodeNoHello, "no hello in time", websocket.ClosePolicyViolation}
+		}
+		if err != nil {
 			return err
 		}
 	}
+}
+
+// messageBuffers are those of all connections, each for as long as it takes to
+// handle one message.
+var messageBuffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// takeFrom reads one message and takes it. What comes after our close frame is not
+// heard.
+func (c *serverConn) takeFrom(r io.Reader) (err error) {
+	defer func() {
+		if p := recover(); p != nil { // a fault of ours is the end of one connection, not of all
+			c.s.log.Error("handling a message failed, its connection is closed", "panic", p, "stack", string(debug.Stack()))
+			err = errors.New("panic while a message was handled")
+		}
+	}()
+	buf := messageBuffers.Get().(*bytes.Buffer)
+	defer messageBuffers.Put(buf)
+	b, err := readText(r, buf)
+	if err != nil || c.isClosing() {
+		return err
+	}
+	return c.take(b)
 }
 
 // take is one message: counted, decoded, handled.
@@ -242,26 +296,66 @@ func (c *serverConn) alive() {
 	}
 }
 
-// write sends what is queued, and pings, until shutdown.
+// A task is one thing for the writer to do.
+type task struct {
+	frame    frame
+	kind     int // of a control frame; 0: write the frame
+	data     string
+	farewell bool // a close frame, or nothing where nothing more is to be said
+	closing  bool // it is one of the last
+}
+
+// nextTask is what the writer does next, false when there is nothing: then it
+// ends, and the next thing to do starts another one.
+func (c *serverConn) nextTask() (t task, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch silent := c.closing && c.closeCode == 0; {
+	case c.pong != nil && !c.closing:
+		t = task{kind: websocket.PongMessage, data: *c.pong}
+		c.pong = nil
+	case c.pingDue && !c.closing:
+		t = task{kind: websocket.PingMessage}
+		c.pingDue = false
+	case len(c.out) > 0 && !silent:
+		t.frame = c.out[0]
+		c.out[0] = frame{}
+		if c.out = c.out[1:]; len(c.out) == 0 {
+			c.out = nil
+		}
+		t.frame.count(c, -1)
+	case c.closing:
+		t.farewell = true
+	default:
+		c.writing = false
+		return task{}, false
+	}
+	t.closing = c.closing
+	return t, true
+}
+
+// write does what there is to do. After a farewell, or an error, it does not
+// begin again.
 func (c *serverConn) write() {
-	l := &c.s.cfg.Limits
-	ping := time.NewTicker(l.PingInterval)
-	defer ping.Stop()
+	defer c.writer.Done()
+	var last time.Time // for all of the last tasks together
 	for {
-		var err error
-		select {
-		case f := <-c.out:
-			err = c.writeFrame(f, time.Now().Add(l.WriteTimeout))
-		case data := <-c.pong:
-			err = c.ws.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(l.WriteTimeout))
-		case <-ping.C:
-			err = c.ws.WriteControl(websocket.PingMessage, nil, time.Now().Add(l.WriteTimeout))
-			c.s.tick()
-		case <-c.closing:
-			c.farewell()
+		t, ok := c.nextTask()
+		if !ok {
 			return
 		}
-		if err != nil {
+		deadline := time.Now().Add(c.s.cfg.Limits.WriteTimeout)
+		if t.closing {
+			if last.IsZero() {
+				last = deadline
+			}
+			deadline = last
+		}
+		if t.farewell {
+			c.farewell(deadline)
+			return
+		}
+		if err := c.carryOut(t, deadline); err != nil {
 			c.shutdown(0, "")
 			c.ws.NetConn().Close() // wakes the reader
 			return
@@ -269,67 +363,45 @@ func (c *serverConn) write() {
 	}
 }
 
-// farewell sends what is still queued and the close frame, then gives the
-// reader a last deadline.
-func (c *serverConn) farewell() {
-	defer func() { c.ws.NetConn().SetReadDeadline(time.Now().Add(linger)) }()
-	if c.closeCode == 0 {
-		return
+func (c *serverConn) carryOut(t task, deadline time.Time) error {
+	switch t.kind {
+	case websocket.PingMessage:
+		c.ping.Reset(c.s.cfg.Limits.PingInterval)
+		c.s.tick()
+		fallthrough
+	case websocket.PongMessage:
+		return c.ws.WriteControl(t.kind, []byte(t.data), deadline)
 	}
-	deadline := time.Now().Add(c.s.cfg.Limits.WriteTimeout)
-	for {
-		select {
-		case f := <-c.out:
-			if c.writeFrame(f, deadline) != nil {
-				return
-			}
-			continue
-		default:
-		}
-		frame := websocket.FormatCloseMessage(c.closeCode, c.closeText)
-		c.ws.WriteControl(websocket.CloseMessage, frame, deadline)
-		return
-	}
-}
-
-func (c *serverConn) writeFrame(f frame, deadline time.Time) error {
-	f.count(c, -1)
 	c.ws.SetWriteDeadline(deadline)
-	return c.ws.WriteMessage(websocket.TextMessage, f.b)
+	return c.ws.WriteMessage(websocket.TextMessage, t.frame.b)
 }
 
-// readFrame reads one message, at most MaxFrame of it. The library's own limit
-// would close the connection without a word of why.
-func readFrame(ws *websocket.Conn) ([]byte, error) {
+// farewell sends the close frame and gives the reader a last deadline.
+func (c *serverConn) farewell(deadline time.Time) {
+	if c.closeCode != 0 {
+		c.ws.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(c.closeCode, c.closeText), deadline)
+	}
+	c.ws.NetConn().SetReadDeadline(time.Now().Add(linger))
+}
+
+// nextText waits for a message, which must be text.
+func nextText(ws *websocket.Conn) (io.Reader, error) {
 	kind, r, err := ws.NextReader()
-	if err != nil {
-		return nil, err
+	if err == nil && kind != websocket.TextMessage {
+		err = &breach{CodeMalformed, "binary frames are not used", websocket.CloseUnsupportedData}
 	}
-	if kind != websocket.TextMessage {
-		return nil, &breach{CodeMalformed, "binary frames are not used", websocket.CloseUnsupportedData}
-	}
-	b, err := io.ReadAll(io.LimitReader(r, MaxFrame+1))
-	if err == nil && len(b) > MaxFrame {
+	return r, err
+}
+
+// readText reads a message into buf, at most MaxFrame of it. The library's own
+// limit would close the connection without a word of why.
+func readText(r io.Reader, buf *bytes.Buffer) ([]byte, error) {
+	buf.Reset()
+	_, err := buf.ReadFrom(io.LimitReader(r, MaxFrame+1))
+	if err == nil && buf.Len() > MaxFrame {
 		err = errTooLarge()
 	}
-	return b, err
-}
-
-// keepLatest puts v into a channel of one place, in place of what is there. A
-// reader must not write, or two ends that both do may wait for each other; so
-// it leaves the pong to the writer, and only the latest ping needs one.
-func keepLatest(ch chan string, v string) {
-	for {
-		select {
-		case ch <- v:
-			return
-		default:
-		}
-		select {
-		case <-ch:
-		default:
-		}
-	}
+	return buf.Bytes(), err
 }
 
 // truncated is as much of an address as a log needs.

@@ -30,6 +30,7 @@ var errUsage = errors.New("usage")
 
 func main() {
 	cli.LimitProcs()
+	limitGarbage()
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, cli.Interrupts()...)
 	cli.OutliveBrokenPipes()
@@ -40,6 +41,16 @@ func main() {
 		}
 	}
 	os.Exit(run(os.Args[1:], environment{signals: signals, getenv: os.Getenv, stdout: os.Stdout, stderr: cli.Stderr(drain)}))
+}
+
+// limitGarbage has the memory collected when half as much again is in use as is
+// needed, and not twice as much, unless $GOGC says otherwise. Most of what is needed
+// belongs to connections that wait: with 5,000 of them that is 2.5 KB for each, for
+// two collections a second instead of one when 10,000 messages are passed on in it.
+func limitGarbage() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
 }
 
 // environment is what a run has of the process around it.

@@ -458,8 +458,6 @@ func TestUsageErrors(t *testing.T) {
 		"URL for domain":     {"--domain", "https://a.example"},
 		"port in domain":     {"--domain", "a.example:443"},
 		"local domain":       {"--domain", "localhost"},
-		"no token file":      {"--token-file", "/nonexistent/token"},
-		"no secret file":     {"--turn-secret-file", "/nonexistent/secret"},
 		"open and token":     {"--open", "--token-file", "x"},
 		"ports":              {"--relay-ports", "5-4"},
 		"privileged ports":   {"--relay-ports", "1-65535"},

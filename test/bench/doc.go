@@ -22,6 +22,9 @@
 // two ends of quic, the server of relayed, and the load of turn and memory:
 // quic_linux.go, pionturn_linux.go and turnload_linux.go are those subcommands.
 //
+// What signal costs as a rendezvous is not among the parts, as it needs no lab: it is
+// BenchmarkSignaling, in signaling_linux_test.go, for anybody to run.
+//
 // CPU is user and system time of a process as /proc/PID/stat has it. What the
 // kernel does for a packet on its way through the routers of the lab is mostly
 // charged to who sent it, as it would be on a network card without offloads.
