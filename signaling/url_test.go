@@ -81,8 +81,12 @@ func TestPlaintextWarning(t *testing.T) {
 		"ws://nas.local":           false,
 		"ws://local.example.org":   true,
 	} {
-		if got := PlaintextWarning(address); (got != "") != warn {
+		got := PlaintextWarning(address)
+		if (got != "") != warn {
 			t.Errorf("PlaintextWarning(%q) = %q", address, got)
+		}
+		if len(got) > 70 || strings.Contains(got, "\n") {
+			t.Errorf("not a short line: %q", got)
 		}
 	}
 }
