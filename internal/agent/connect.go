@@ -491,7 +491,12 @@ func (c *Connector) answered(ctx context.Context, a *answer) error {
 	// The listener does not know this link any more: it has restarted, or it is
 	// another one.
 	if l.hasRival(ctx) {
-		return c.rivalled(ctx, before, c.linkedTo)
+		if pause := c.rivalled(before, c.linkedTo); pause > 0 {
+			c.rest(pause)
+			return nil
+		}
+		c.resuming = false
+		return c.propose(ctx)
 	}
 	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: true, Why: "restarted, linking anew"})
 	c.dropLink()
@@ -526,9 +531,6 @@ func (c *Connector) linkEnded(ctx context.Context, err error) error {
 	}
 	if ctx.Err() != nil {
 		return nil
-	}
-	if errors.As(err, &closed) && closed.Code == session.CodeReplaced {
-		return c.rivalled(ctx, c.linkedTo, "")
 	}
 	if c.unsaid && !c.present {
 		c.notePeer(false, "left the signaling server")

@@ -9,7 +9,6 @@ import (
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
-	"github.com/p2pagent/p2pagent/signaling"
 )
 
 // runSession brings the session up as soon as a path works and carries it to
@@ -62,9 +61,6 @@ func (l *link) runSession(ctx context.Context) error {
 	}
 	if errors.Is(err, ErrForgotten) {
 		code = session.CodeForgotten
-	}
-	if errors.Is(err, signaling.ErrReplaced) {
-		code = session.CodeReplaced
 	}
 	s.Close(code, reason)
 	unused(err)

@@ -109,7 +109,7 @@ func (ls *Listener) serve(ctx context.Context) error {
 	var over error // the listening is; links that live go on
 	defer func() {
 		for _, s := range open {
-			s.stop(cmp.Or(over, context.Canceled))
+			s.stop(context.Canceled)
 			<-s.done
 		}
 	}()

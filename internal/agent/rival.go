@@ -99,21 +99,20 @@ func (l *link) hasRival(ctx context.Context) bool {
 	}
 }
 
-// rivalled goes over to the listener that took the place of the one we were linked
-// with: at once the first time, then after pauses that grow.
-func (c *Connector) rivalled(ctx context.Context, from, to string) error {
-	now := time.Now()
-	pause := c.rivals.next(now)
+// rivalled ends the link with a listener that lost its place, and says so. It returns how
+// long to wait before linking with the newcomer: not at all the first time.
+func (c *Connector) rivalled(from, to string) (pause time.Duration) {
+	pause = c.rivals.next(time.Now())
 	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.KeyShared{Side: sidePeer, From: from, To: to, Pause: pause.Seconds()})
 	c.dropLinkFor(errRival)
-	c.resuming = false
-	if pause == 0 && c.enc != nil {
-		return c.propose(ctx)
-	}
+	return pause
+}
+
+// rest meets anew after a pause, whatever comes and goes in it.
+func (c *Connector) rest(pause time.Duration) {
 	c.enc, c.meeting = nil, nil
-	c.restUntil = now.Add(pause)
+	c.restUntil = time.Now().Add(pause)
 	c.retry.Reset(pause)
-	return nil
 }
 
 // nameOf is what a listener calls its machine; empty where it says nothing of use.

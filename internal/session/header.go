@@ -43,13 +43,12 @@ const (
 	CodeLimit       Code = 6 // too many streams
 	CodeShutdown    Code = 7 // this side is ending
 	CodeForgotten   Code = 8 // this side does not know the peer any more
-	CodeReplaced    Code = 9 // another process with this side's key has taken its place
 )
 
 var codeNames = map[Code]string{
 	CodeAccepted: "accepted", CodeReset: "reset", CodeNotAllowed: "not allowed", CodeUnreachable: "unreachable",
 	CodeUnsupported: "unsupported", CodeProtocol: "protocol error", CodeLimit: "too many streams", CodeShutdown: "shutting down",
-	CodeForgotten: "forgotten", CodeReplaced: "replaced",
+	CodeForgotten: "forgotten",
 }
 
 // String returns the code in words.
