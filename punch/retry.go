@@ -10,7 +10,7 @@ import (
 const (
 	TriggerFirst    = "first"
 	TriggerRetry    = "retry"
-	TriggerNetwork  = "network"   // an address or route of ours or of the peer changed
+	TriggerNetwork  = "network"   // an address or route of ours or of the peer changed, or UDP passes again
 	TriggerPathLost = "path-lost" // the direct path in use died
 )
 
@@ -34,6 +34,9 @@ type History struct {
 	// Event is TriggerNetwork or TriggerPathLost when such a thing happened
 	// since the last attempt began, else empty.
 	Event string
+	// NoUDP says that, as far as is known, no UDP leaves one of the two networks: a
+	// retry is of little use before there is a sign that it does, an Event.
+	NoUDP bool
 	// Trap says that the last failure looked like the early-probe trap; see
 	// SuspectTrap.
 	Trap bool
@@ -51,7 +54,8 @@ type Plan struct {
 
 // NextTry says when to try again for a direct path while there is none: at
 // once for the first time and after every change that makes success likelier,
-// else after a backoff of at most a minute.
+// else after a backoff of at most a minute; of a minute from the first failure on
+// where no UDP leaves.
 func NextTry(h History, now time.Time) Plan {
 	switch {
 	case h.Event != "":
@@ -60,6 +64,9 @@ func NextTry(h History, now time.Time) Plan {
 		return Plan{At: now, Trigger: TriggerFirst}
 	}
 	wait := backoff(h.Failures)
+	if h.NoUDP && h.Failures > 0 {
+		wait = maxBackoff
+	}
 	wait -= time.Duration(float64(wait) * 0.25 * min(max(h.Jitter, 0), 1))
 	at := h.Ended.Add(wait)
 	if at.Before(now) {

@@ -17,6 +17,7 @@ func TestNextTry(t *testing.T) {
 	changed := failed(6, 0, 0.9)
 	changed.Event = TriggerNetwork
 	changed.Trap = true
+	silent := func(h History) History { h.NoUDP = true; return h }
 	lost := History{Ended: now.Add(-time.Hour), Event: TriggerPathLost}
 	for _, tt := range []struct {
 		name    string
@@ -39,6 +40,10 @@ func TestNextTry(t *testing.T) {
 		{"slept through it", failed(3, time.Hour, 0), 0, TriggerRetry, false},
 		{"jitter", failed(6, 0, 0.5), 52500 * time.Millisecond, TriggerRetry, false},
 		{"jitter out of range", failed(6, 0, 9), 45 * time.Second, TriggerRetry, false},
+		{"no UDP", silent(failed(1, 0, 0)), time.Minute, TriggerRetry, false},
+		{"no UDP, jitter", silent(failed(1, 0, 1)), 45 * time.Second, TriggerRetry, false},
+		{"no UDP, but nothing has been tried", silent(History{}), 0, TriggerFirst, false},
+		{"UDP passes again", silent(History{Failures: 3, Ended: now, Event: TriggerNetwork}), 0, TriggerNetwork, false},
 		{"trap", trap, 2 * time.Second, TriggerRetry, true},
 		{"network change", changed, 0, TriggerNetwork, false},
 		{"path lost", lost, 0, TriggerPathLost, false},

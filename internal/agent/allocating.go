@@ -167,7 +167,7 @@ func (l *link) allocated(try *allocationTry, alloc *relay.Allocation) {
 		case <-ctx.Done():
 		}
 	})
-	l.announceAllocation(alloc)
+	l.whileUDP(func() { l.announceAllocation(alloc) })
 }
 
 // announceAllocation makes an allocation the one that the peer is told of.

@@ -23,8 +23,8 @@ func silence(t *testing.T) string {
 	return s.LocalAddr().String()
 }
 
-// noUDP has a deployment name a TURN server that answers over TCP alone.
-func noUDP(t *testing.T, cfg *signaling.ServerConfig) {
+// overTCPAlone has a deployment name a TURN server that answers over TCP alone.
+func overTCPAlone(t *testing.T, cfg *signaling.ServerConfig) {
 	t.Helper()
 	for i, uri := range cfg.TURN {
 		if strings.HasSuffix(uri, "udp") {
@@ -55,7 +55,7 @@ func mustNotWait(t *testing.T, m *machine, at int) {
 func TestRefusedCredentialsAreRenewed(t *testing.T) {
 	var minted atomic.Int32
 	_, _, a, b := relayedBy(t, deployWith(t, func(cfg *signaling.ServerConfig, secret []byte) {
-		noUDP(t, cfg)
+		overTCPAlone(t, cfg)
 		good := cfg.Mint
 		cfg.Mint = func(user string, now time.Time) signaling.Credentials {
 			c := good(user, now)
@@ -75,7 +75,7 @@ func TestRefusedCredentialsAreRenewed(t *testing.T) {
 func TestNewCredentialsRestartATry(t *testing.T) {
 	var secret []byte
 	l, _, m, _ := relayedBy(t, deployWith(t, func(cfg *signaling.ServerConfig, s []byte) {
-		noUDP(t, cfg)
+		overTCPAlone(t, cfg)
 		secret = s
 	}))
 	m.events.mu.Lock()

@@ -120,12 +120,16 @@ func (l *link) schedule(event string) {
 	if !a.settle.IsZero() && event == "" {
 		return // settled goes on
 	}
-	a.history.Jitter = mrand.Float64()
+	planned := !a.next.IsZero()
+	a.history.Jitter, a.history.NoUDP = mrand.Float64(), noUDP(l.udpSigns())
 	a.plan = punch.NextTry(a.history, now)
 	if early := a.started.Add(attemptGap); a.plan.At.Before(early) {
 		a.plan.At = early
 	}
 	a.next = a.plan.At
+	if !planned && a.plan.Trigger == punch.TriggerRetry {
+		l.trace.Emit(trace.AttemptPlanned{MS: a.next.Sub(now).Milliseconds(), NoUDP: a.history.NoUDP})
+	}
 }
 
 // settled looks whether the pair of the last attempt became a path. One that
@@ -286,7 +290,7 @@ func (l *link) runAttempt(at *attempt, m *attemptMessage) {
 		Selected:   l.tell(func(r *attemptRef) *message { return &message{Selected: r} }, at), PeerSelected: at.peerSelected,
 		PeerFailed: at.peerFailed,
 		Fallback:   punch.Fallback(l.env.client.RTT()),
-		Timeout:    attemptTimeout, Trigger: at.trigger, Trace: l.trace,
+		Timeout:    l.attemptTime(at.trigger), Trigger: at.trigger, Trace: l.trace,
 	}
 	for _, s := range l.newest() {
 		cfg.Muxes = append(cfg.Muxes, s.mux)

@@ -68,6 +68,7 @@ const (
 	relayedFor      = 300 * time.Millisecond // before the NAT's filtering is worth measuring
 	replyTimeout    = 5 * time.Second        // the peer joins an attempt
 	attemptTimeout  = 5 * time.Second        // one attempt, given up then
+	silentAttempt   = time.Second            // one again, where no UDP seems to leave
 	attemptGrace    = 3 * time.Second        // a selected pair becomes a proved path
 	healAfter       = time.Second            // without any live path
 	heardLately     = 3 * time.Second        // the peer probes more often than that while it lives

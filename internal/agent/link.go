@@ -344,7 +344,7 @@ func (l *link) peerAnnounced(a *announcement) {
 	first := l.remote.generation == 0
 	l.remote.generation, l.remote.list = a.Generation, a.List
 	if a.NAT != nil {
-		l.remote.nat = a.NAT.nat()
+		l.whileUDP(func() { l.remote.nat = a.NAT.nat() })
 		l.trace.Emit(a.NAT.event())
 	}
 	l.judgeCandidates(a.List)

@@ -161,7 +161,7 @@ func (l *link) gather(then func()) {
 				if err != nil && len(got.Candidates) == 0 {
 					l.trace.Emit(trace.Failure{Where: "gather", Err: err.Error()})
 				} else {
-					s.found, s.nat = got.Candidates, mergeNAT(s.nat, got.NAT)
+					l.whileUDP(func() { s.found, s.nat = got.Candidates, mergeNAT(s.nat, got.NAT) })
 				}
 				if waiting--; waiting == 0 {
 					then()

@@ -108,6 +108,13 @@ type RelayMissing struct {
 	Remedy string `json:"remedy,omitempty"`
 }
 
+// AttemptPlanned says when the next try for a direct path is due after one that
+// failed, unless something happens before.
+type AttemptPlanned struct {
+	MS    int64 `json:"ms"`               // from now
+	NoUDP bool  `json:"no_udp,omitempty"` // as far as is known, no UDP leaves one of the two networks
+}
+
 // AttemptStarted is one try for a direct path.
 type AttemptStarted struct {
 	ID      string           `json:"id"`
@@ -329,6 +336,7 @@ func (PairingFailed) EventName() string  { return "pairing.failed" }
 func (RelayAllocated) EventName() string { return "relay.allocated" }
 func (RelayRefused) EventName() string   { return "relay.refused" }
 func (RelayMissing) EventName() string   { return "relay.missing" }
+func (AttemptPlanned) EventName() string { return "attempt.planned" }
 func (AttemptStarted) EventName() string { return "attempt.started" }
 func (AttemptOpened) EventName() string  { return "attempt.opened" }
 func (AttemptEnded) EventName() string   { return "attempt.ended" }
@@ -363,7 +371,7 @@ func Events() []Event { return slices.Clone(schema) }
 // schema lists one value of every event type, for decoding.
 var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
-	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, RelayMissing{}, AttemptStarted{}, AttemptOpened{},
+	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, RelayMissing{}, AttemptPlanned{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathBarred{}, PathClosed{},
 	SessionState{}, StreamOpened{}, StreamRefused{}, StreamsLimited{}, StreamClosed{}, TargetDenied{}, TargetResolved{},
 	Verdict{}, Outage{}, Failure{}, KeyShared{}, Trouble{},

@@ -1,0 +1,41 @@
+package agent
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/punch"
+)
+
+func TestNoUDP(t *testing.T) {
+	yes, no := true, false
+	nats := func(udp ...*bool) (out []candidates.NAT) {
+		for _, u := range udp {
+			out = append(out, candidates.NAT{UDP: u})
+		}
+		return out
+	}
+	heard := &punch.NoPathError{Counts: punch.Counts{ChecksReceived: 3}}
+	for _, tt := range []struct {
+		name string
+		s    udpSigns
+		want bool
+	}{
+		{"nothing is known", udpSigns{}, false},
+		{"STUN is silent", udpSigns{STUN: nats(&no)}, true},
+		{"STUN is silent, after an attempt that heard nothing", udpSigns{STUN: nats(&no), LastErr: &punch.NoPathError{}}, true},
+		{"STUN answers", udpSigns{STUN: nats(&yes)}, false},
+		{"STUN is silent over IPv4 alone", udpSigns{STUN: nats(&no, &yes)}, false},
+		{"and IPv6 is not known", udpSigns{STUN: nats(&no, nil)}, true},
+		{"over IPv6 alone", udpSigns{STUN: nats(&yes, &no)}, false},
+		{"STUN is silent, TURN answers", udpSigns{STUN: nats(&no), Relay: true}, false},
+		{"the peer's STUN is silent", udpSigns{STUN: nats(&yes), Relay: true, Peers: candidates.NAT{UDP: &no}}, true},
+		{"but packets of the peer came", udpSigns{Peers: candidates.NAT{UDP: &no}, LastErr: heard}, false},
+		{"in an attempt that the peer ended", udpSigns{STUN: nats(&no), LastErr: errors.Join(punch.ErrPeerFailed, heard)}, false},
+	} {
+		if got := noUDP(tt.s); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+}
