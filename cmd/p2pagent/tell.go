@@ -179,6 +179,8 @@ func brief(r trace.Record) (text, tone string) {
 			return fmt.Sprintf("%s: packets pass again, after %s", r.Peer, units.Millis(e.Silent)), green
 		}
 		return r.Peer + ": " + e.Verdict.String(), red
+	case trace.StreamWaiting:
+		return fmt.Sprintf("%s: a connection for %s waits, 30 s at most%s", r.Peer, e.Target, because(e.Why)), yellow
 	case trace.StreamsLimited:
 		if e.Why == "" {
 			return e.Local + ": connections are carried again", ""

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/forward"
@@ -21,6 +22,9 @@ type Connector struct {
 	env  *environment
 	name string // of the peer, when this began
 	cfg  ConnectConfig
+
+	waiters  atomic.Int32 // connections to a -L that wait for a session
+	waitTold atomic.Bool  // that they do
 
 	// owned by run
 	peer     identity.Peer   // with the secret to meet it with

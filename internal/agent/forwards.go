@@ -2,7 +2,9 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,7 +37,7 @@ func OpenLocals(ctx context.Context, specs []forward.Spec) ([]Local, error) {
 }
 
 // ServeLocals carries the connections of -L until ctx ends. Those that come
-// while there is no session wait for one.
+// while there is no session wait for one, 30 seconds at most.
 func (c *Connector) ServeLocals(ctx context.Context, locals []Local) error {
 	done := make(chan error, len(locals))
 	rec := c.env.cfg.Trace.ForPeer(c.name)
@@ -46,7 +48,7 @@ func (c *Connector) ServeLocals(ctx context.Context, locals []Local) error {
 	}
 	for i, l := range locals {
 		go func() {
-			done <- l.Listeners.Serve(ctx, session.Header{Kind: session.KindDial, Target: l.Spec.Target}, c.Open, shares[i], rec)
+			done <- l.Listeners.Serve(ctx, session.Header{Kind: session.KindDial, Target: l.Spec.Target}, c.openLocal, shares[i], rec)
 		}()
 	}
 	var first error
@@ -60,19 +62,66 @@ func (c *Connector) ServeLocals(ctx context.Context, locals []Local) error {
 
 // Open opens a stream to the peer, as soon as there is a session.
 func (c *Connector) Open(ctx context.Context, h session.Header) (forward.Opened, error) {
+	return c.open(ctx, h, func() {})
+}
+
+// open is Open, and calls late when it has waited for tellAfter.
+func (c *Connector) open(ctx context.Context, h session.Header, late func()) (forward.Opened, error) {
+	timer := time.NewTimer(tellAfter)
+	defer timer.Stop()
 	for {
 		changed := c.env.change()
-		for _, l := range c.env.live() {
-			if s := l.session.Load(); s != nil {
-				return openStream(ctx, s, h)
-			}
+		if s := c.session(); s != nil {
+			return openStream(ctx, s, h)
 		}
 		select {
 		case <-changed:
+		case <-timer.C:
+			late()
 		case <-ctx.Done():
 			return nil, context.Cause(ctx)
 		}
 	}
+}
+
+// session is the one that the peer is reached by now; nil: none.
+func (c *Connector) session() *session.Session {
+	for _, l := range c.env.live() {
+		if s := l.session.Load(); s != nil {
+			return s
+		}
+	}
+	return nil
+}
+
+// tellAfter is how long a connection waits for a session before that is told: a
+// link that comes up takes less.
+const tellAfter = time.Second
+
+// openLocal is Open for a connection to a -L, whose program waits and whose user
+// should know what for: it is told once for all that wait at the same time.
+func (c *Connector) openLocal(ctx context.Context, h session.Header) (forward.Opened, error) {
+	c.waiters.Add(1)
+	s, err := c.open(ctx, h, func() {
+		if c.waitTold.CompareAndSwap(false, true) {
+			c.env.cfg.Trace.ForPeer(c.name).Emit(trace.StreamWaiting{Kind: h.Kind.String(), Target: h.Target, Why: c.missing()})
+		}
+	})
+	if c.waiters.Add(-1) == 0 {
+		c.waitTold.Store(false)
+	}
+	if errors.Is(err, forward.ErrNoAnswer) {
+		return nil, fmt.Errorf("%w: %s: %s", err, c.name, c.missing())
+	}
+	return s, err
+}
+
+// missing says why there is no session.
+func (c *Connector) missing() string {
+	for _, p := range c.env.waiting() {
+		return strings.TrimSuffix(p.Verdict.Text, "; waiting")
+	}
+	return "there, linking"
 }
 
 // streamWithin is how long a peer may take to allow one more stream. It has room

@@ -3,9 +3,11 @@ package forward
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 
 	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
@@ -111,7 +113,16 @@ func relay(ctx context.Context, id int64, kind session.Kind, target string, loca
 	return err
 }
 
-// An Opener opens a stream to the peer. It may wait for a session, within ctx.
+// answerWithin is how long a connection may wait for the peer and its target,
+// from when it was accepted: a program is better told than kept, and a target is
+// dialed for ten seconds at most.
+const answerWithin = 30 * time.Second
+
+// ErrNoAnswer is why the wait of a connection for its target is over.
+var ErrNoAnswer = fmt.Errorf("no answer within %v", answerWithin)
+
+// An Opener opens a stream to the peer. It may wait for a session, within ctx,
+// whose cause may be [ErrNoAnswer].
 type Opener func(ctx context.Context, h session.Header) (Opened, error)
 
 // Opened is a stream that this side opened; *session.Stream is one.
@@ -160,31 +171,40 @@ func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, 
 	}
 }
 
-// claimed is a stream whose slot is told when the target has answered.
-type claimed struct {
+// asked is a stream whose target is waited for.
+type asked struct {
 	Opened
-	slot  *Slot
-	asked bool
+	answered func()
 }
 
-func (c *claimed) Read(b []byte) (int, error) {
-	if !c.asked {
-		c.asked = true
-		if c.Opened.Accepted() == nil { // it waits for that
-			c.slot.Answered()
-		}
+func (a *asked) Read(b []byte) (int, error) {
+	if a.answered != nil && a.Opened.Accepted() == nil { // it waits for that
+		a.answered()
+		a.answered = nil
 	}
-	return c.Opened.Read(b)
+	return a.Opened.Read(b)
 }
 
 func serveConn(ctx context.Context, conn Near, h session.Header, open Opener, slot *Slot, rec *trace.Recorder) {
-	s, err := open(ctx, h)
+	refused := func(why error) {
+		rec.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: why.Error()})
+	}
+	waiting, stop := context.WithTimeoutCause(ctx, answerWithin, ErrNoAnswer)
+	defer stop()
+	s, err := open(waiting, h)
 	if err != nil {
 		abort(conn)
-		rec.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: err.Error()})
+		refused(err)
 		return
 	}
-	Pipe(ctx, conn, h, &claimed{Opened: s, slot: slot}, rec)
+	late := context.AfterFunc(waiting, func() {
+		if ctx.Err() == nil {
+			refused(ErrNoAnswer)
+			s.Reset(session.CodeReset)
+		}
+	})
+	defer late()
+	Pipe(ctx, conn, h, &asked{s, func() { late(); slot.Answered() }}, rec)
 }
 
 // Pipe carries one near connection over a stream that has been opened, and

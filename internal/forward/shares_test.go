@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/session"
@@ -278,3 +279,63 @@ func TestDialsOfOnePeer(t *testing.T) {
 		t.Errorf("it still counts: %v", err)
 	}
 }
+
+// A program is not kept waiting: neither for a peer that is away nor for one that
+// does not answer.
+func TestTheWaitForAnAnswerIsBounded(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		open Opener
+		want time.Duration // until the program is let go; 0: it is carried
+	}{
+		{"no session", func(ctx context.Context, _ session.Header) (Opened, error) {
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}, answerWithin},
+		{"no answer", func(context.Context, session.Header) (Opened, error) {
+			local, _ := newStream()
+			return local, nil
+		}, answerWithin},
+		{"a late answer", func(context.Context, session.Header) (Opened, error) {
+			local, remote := newStream()
+			time.AfterFunc(answerWithin-time.Second, func() { remote.Accept() })
+			time.AfterFunc(time.Hour, func() { remote.CloseWrite() })
+			return local, nil
+		}, time.Hour},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, program := net.Pipe()
+				var refusals []string
+				rec := trace.New("a", trace.SinkFunc(func(r trace.Record) {
+					if e, ok := r.Event.(trace.StreamRefused); ok {
+						refusals = append(refusals, e.Why)
+					}
+				}))
+				slot, err := NewShares(1).Add().Take()
+				if err != nil {
+					t.Fatal(err)
+				}
+				begin := time.Now()
+				over := make(chan struct{})
+				go func() {
+					defer close(over)
+					serveConn(t.Context(), closesWrite{near}, session.Header{Kind: session.KindDial, Target: "x:1"}, tt.open, slot, rec)
+				}()
+				program.Read(make([]byte, 1))
+				took := time.Since(begin)
+				program.Close()
+				<-over
+				late := tt.want == answerWithin
+				if took != tt.want || late != slices.Equal(refusals, []string{ErrNoAnswer.Error()}) || !late != (refusals == nil) {
+					t.Errorf("took %v, want %v; refusals %q", took, tt.want, refusals)
+				}
+			})
+		})
+	}
+}
+
+// closesWrite is a Near whose half-close is its end.
+type closesWrite struct{ net.Conn }
+
+func (c closesWrite) CloseWrite() error { return c.Close() }

@@ -221,6 +221,14 @@ type StreamOpened struct {
 	Local  bool   `json:"local"` // opened by this side
 }
 
+// StreamWaiting is one that waits for a link with the peer. It is told of the first
+// of those that wait at the same time.
+type StreamWaiting struct {
+	Kind   string `json:"kind"`
+	Target string `json:"target"`
+	Why    string `json:"why"` // there is no link
+}
+
 // StreamRefused is one that did not.
 type StreamRefused struct {
 	Kind   string `json:"kind"`
@@ -349,6 +357,7 @@ func (PathClosed) EventName() string     { return "path.closed" }
 func (SessionState) EventName() string   { return "session.state" }
 func (StreamOpened) EventName() string   { return "stream.opened" }
 func (StreamRefused) EventName() string  { return "stream.refused" }
+func (StreamWaiting) EventName() string  { return "stream.waiting" }
 func (StreamsLimited) EventName() string { return "streams.limited" }
 func (StreamClosed) EventName() string   { return "stream.closed" }
 func (TargetDenied) EventName() string   { return "target.denied" }
@@ -373,7 +382,7 @@ var schema = []Event{
 	ProcessStarted{}, SocketOpened{}, NATMeasured{}, Candidate{}, SignalState{}, SignalMessage{},
 	PeerState{}, Paired{}, PairingFailed{}, RelayAllocated{}, RelayRefused{}, RelayMissing{}, AttemptPlanned{}, AttemptStarted{}, AttemptOpened{},
 	AttemptEnded{}, PathAdded{}, PathSize{}, PathSuspected{}, PathChanged{}, PathBarred{}, PathClosed{},
-	SessionState{}, StreamOpened{}, StreamRefused{}, StreamsLimited{}, StreamClosed{}, TargetDenied{}, TargetResolved{},
+	SessionState{}, StreamOpened{}, StreamWaiting{}, StreamRefused{}, StreamsLimited{}, StreamClosed{}, TargetDenied{}, TargetResolved{},
 	Verdict{}, Outage{}, Failure{}, KeyShared{}, Trouble{},
 }
 
