@@ -56,7 +56,15 @@ func (e *end) Accepted() error {
 	}
 	return nil
 }
-func (e *end) Accept() error { e.answer(nil); return nil }
+func (e *end) Accept() error {
+	select {
+	case <-e.stopped:
+		return &session.ResetError{Code: session.CodeReset}
+	default:
+		e.answer(nil)
+		return nil
+	}
+}
 func (e *end) Refuse(c session.Code, reason string) {
 	err := &session.RefusedError{Code: c, Reason: reason}
 	e.answer(err)
@@ -117,7 +125,7 @@ func newRig(t *testing.T, allow, target string) *rig {
 	var running sync.WaitGroup
 	shares := NewTargetShares(100)
 	running.Go(func() {
-		ln.Serve(ctx, session.Header{Kind: session.KindDial, Target: target}, func(ctx context.Context, h session.Header) (Opened, error) {
+		ln.Serve(ctx, session.Header{Kind: session.KindDial, Target: target}, func(_ context.Context, h session.Header) (Opened, error) {
 			local, remote := newStream()
 			running.Go(func() { Dial(ctx, list, h.Target, remote, shares, rec) })
 			return local, nil

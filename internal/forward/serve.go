@@ -71,13 +71,13 @@ func carry(ctx context.Context, kind session.Kind, target string, addrs []netip.
 	}
 	slot.Answered()
 	markAbortive(conn)
-	if err := s.Accept(); err != nil {
-		abort(conn)
-		rec.Emit(trace.Failure{Where: "answer a stream to " + target, Err: err.Error()}) // the peer has taken it back
-		return
-	}
+	s.Accept() // an error is a peer that takes no more; what it has sent is carried all the same
 	relay(ctx, s.ID(), kind, target, false, conn, s, rec)
 }
+
+// takenBackFor is how much longer a target is dialed for a program that has sent
+// something and reset. What it has sent is to arrive.
+const takenBackFor = time.Second
 
 // dialWhileWanted gives a dial up when the peer has given the stream up: a target
 // that does not answer holds its place for nobody.
@@ -87,7 +87,11 @@ func dialWhileWanted(ctx context.Context, addrs []netip.AddrPort, s Accepting) (
 	watching.Go(func() {
 		select {
 		case <-s.Stopped():
-			stop(errTakenBack)
+			select {
+			case <-time.After(takenBackFor):
+				stop(errTakenBack)
+			case <-ctx.Done():
+			}
 		case <-ctx.Done():
 		}
 	})

@@ -113,8 +113,17 @@ func TestResetComesAfterTheData(t *testing.T) {
 		c.Write([]byte("four"))
 		c.SetLinger(0)
 	})
+	type end struct {
+		text string
+		err  error
+	}
+	taken := make(chan end, 1)
+	sink := serveTCP(t, func(c *net.TCPConn) {
+		b, err := io.ReadAll(c)
+		taken <- end{string(b), err}
+	})
 	port := fmt.Sprintf("127.0.0.1:%d", freePorts(t))
-	w := newWorld(t, four, "listen:"+port)
+	w := newWorld(t, four, sink, "listen:"+port)
 	for _, flag := range []string{"-L", "-R"} {
 		t.Run(flag, func(t *testing.T) {
 			f := w.forwards(t, flag, port, four)
@@ -135,6 +144,19 @@ func TestResetComesAfterTheData(t *testing.T) {
 			}
 		})
 	}
+	t.Run("of the client", func(t *testing.T) {
+		f := w.forwards(t, "-L", port, sink)
+		for range 20 {
+			c := dialUntil(t, port)
+			c.Write([]byte("four"))
+			c.SetLinger(0)
+			c.Close()
+			if e := <-taken; e.text != "four" || !errors.Is(e.err, syscall.ECONNRESET) {
+				t.Errorf("the target got %q, %v; want four bytes and a connection reset", e.text, e.err)
+			}
+		}
+		f.connect.interrupt(t)
+	})
 	t.Run("pipe", func(t *testing.T) {
 		p := w.alice.startWith(t, nil, strings.NewReader("?"), "pipe", "bob", four)
 		if code := p.wait(t); code != 1 || p.stdout.String() != "four" || strings.Contains(p.stderr.String(), "refused") {
