@@ -281,10 +281,10 @@ func (e *engine) answer(now time.Duration, k key, seq uint64, said probeMark) {
 	lost := p.answeredSent // what was sent from here on may have been lost
 	was, size := p.state, p.size.proven
 	p.answered(now, s, s.at < e.releasedAt && !p.clear(now))
+	e.heardFrom(now, p, said)
 	if e.sentAt < s.at {
 		e.quiet(now, p)
 	}
-	e.heardFrom(now, p, said)
 	e.do(consent{p.id, now + consentFor})
 	e.noteSize(p, size)
 

@@ -24,6 +24,7 @@ type bench struct {
 	deaf    bool               // nothing is answered
 	lose    func(s probe) bool // these are not
 	silent  map[key]bool       // nothing over these is
+	said    probeMark          // in the peer's answers
 	mtu     int                // this host refuses longer ones; 0: none
 	flow    bool               // payload leaves all the time, while it may
 	own     map[key]bool       // our own payload carries what goes over these
@@ -169,7 +170,7 @@ func (b *bench) run(d time.Duration) {
 		if i := slices.IndexFunc(b.answers, func(a pending) bool { return a.at <= b.now }); i >= 0 {
 			a := b.answers[i]
 			b.answers = slices.Delete(b.answers, i, i+1)
-			b.answer(b.now, a.key, a.seq, probeMark{})
+			b.answer(b.now, a.key, a.seq, b.said)
 		} else {
 			b.tick(b.now)
 		}

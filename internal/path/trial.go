@@ -81,7 +81,7 @@ func (e *engine) wantsTrial(now time.Duration, p *track) bool {
 // others reports whether anything but p could carry its packets.
 func (e *engine) others(p *track) bool {
 	for _, o := range e.paths {
-		if o != p && (o.state == Alive || o.state == Suspect) && e.policy.permits(o.hops()) {
+		if o != p && (o.state == Alive || o.state == Suspect) && !o.cleared.barred && e.policy.permits(o.hops()) {
 			return true
 		}
 	}

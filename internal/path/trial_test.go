@@ -86,6 +86,16 @@ func TestQuietClears(t *testing.T) {
 		t.Errorf("payload was held %v, path %d in use", b.holds, b.cur.primary)
 	}
 
+	// Of a tunnel the first answer tells both: that it is one, and that it is clear.
+	b = relayedBench(t)
+	b.flow = false
+	b.said = probeMark{tunnel: true}
+	b.try(testKey)
+	b.run(b.rtt)
+	if p := b.find(testKey); !p.inTunnel() || !p.clear(b.now) || len(b.holds) != 0 {
+		t.Errorf("%+v, payload was held %v", p.cleared, b.holds)
+	}
+
 	// Nor do they clear a path that our own payload carries: it answers for each
 	// probe that something has left.
 	b = relayedBench(t)
