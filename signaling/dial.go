@@ -117,9 +117,20 @@ func explain(address string, resp *http.Response, err error) error {
 	case code == http.StatusBadRequest && strings.Contains(said, "HTTPS"):
 		return notSignal("write wss:// instead of ws://", "it wants TLS")
 	case code == http.StatusNotFound:
-		return notSignal(check, "nothing at %s (%s)", Path, status)
+		return notSignal(check, "nothing at %s (%s)", pathOf(address), status)
+	case code == http.StatusUpgradeRequired:
+		return notSignal("have the proxy before it pass WebSockets on", "the request came there without its upgrade (%s)", status)
 	}
 	return notSignal(check, "it answers %s", status)
+}
+
+// pathOf is what was asked for at an address, where a proxy may serve several.
+func pathOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil { // it has been dialed
+		return Path
+	}
+	return u.Path + Path
 }
 
 // loginHint is for what a captive portal does to every connection.

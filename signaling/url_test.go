@@ -119,6 +119,8 @@ func TestExplain(t *testing.T) {
 		{name: "plain server, wss", err: tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, not: true, want: "it does not speak TLS", hint: login},
 		{name: "TLS server, ws", address: "ws://h:1", resp: answer(400, "Client sent an HTTP request to an HTTPS server.\n"), not: true, want: "it wants TLS", hint: "write wss://"},
 		{name: "some web server", resp: answer(404, "<html>"), not: true, want: "nothing at /v1 (HTTP 404)", hint: "check address and port"},
+		{name: "a proxy that serves something else there", address: "wss://h:8443/sig", resp: answer(404, ""), not: true, want: "nothing at /sig/v1 (HTTP 404)", hint: "check address and port"},
+		{name: "a proxy without WebSockets", resp: answer(426, "this is the WebSocket of a signal server"), not: true, want: "without its upgrade (HTTP 426)", hint: "have the proxy before it pass WebSockets on"},
 		{name: "some web server, without a port", address: "ws://h", resp: answer(404, "<html>"), not: true, want: "nothing at /v1 (HTTP 404)", hint: "ws://h:8080"},
 		{name: "a page", resp: answer(200, "<html>"), not: true, want: "HTTP 200", hint: login},
 		{name: "redirect", resp: answer(302, "", "Location", "http://login.example/?session=12345"), not: true, want: "redirects (HTTP 302) to http://login.example", hint: login},
