@@ -277,11 +277,7 @@ func TestServerRestarts(t *testing.T) {
 			t.Errorf("credentials while down: %v", err)
 		}
 	}
-	ln, err := net.Listen("tcp", ts.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	serveOn(t, ServerConfig{}, ln)
+	serveOn(t, ServerConfig{}, listenAgain(t, ts.addr))
 	for _, pair := range [][2]*Mailbox{{h, g}, {hp, gp}} {
 		for _, m := range pair {
 			next(t, m, Joined)
@@ -410,10 +406,7 @@ func TestPortal(t *testing.T) {
 	await("it redirects (HTTP 302) to http://login.example (log in") // and again
 	portal.Close()
 	await("refused")
-	if ln, err = net.Listen("tcp", addr); err != nil {
-		t.Fatal(err)
-	}
-	ts := serveOn(t, ServerConfig{Token: "secret"}, ln)
+	ts := serveOn(t, ServerConfig{Token: "secret"}, listenAgain(t, addr))
 	next(t, box, Lost)
 	next(t, box, Joined)
 

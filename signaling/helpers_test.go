@@ -20,7 +20,7 @@ func newRand(t testing.TB) *rand.Rand {
 }
 
 // patience is how long a test waits for what must happen.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // A testServer is a Server on a loopback port.
 type testServer struct {
@@ -38,6 +38,18 @@ func serve(t testing.TB, cfg ServerConfig) *testServer {
 		t.Fatal(err)
 	}
 	return serveOn(t, cfg, ln)
+}
+
+// listenAgain opens a port that has just been closed. Until it can: a connection that
+// this machine opens meanwhile may have that very port for its own end.
+func listenAgain(t testing.TB, addr string) (ln net.Listener) {
+	t.Helper()
+	until(t, "port "+addr+" is free again", func() (ok bool) {
+		var err error
+		ln, err = net.Listen("tcp", addr)
+		return err == nil
+	})
+	return ln
 }
 
 // serveOn is serve on a given listener, with more on top of the server's own.

@@ -70,17 +70,6 @@ func TestHostile(t *testing.T) {
 			r.expectError(CodeMalformed)
 			r.expectClose(websocket.ClosePolicyViolation)
 		}},
-		{name: "no hello", cfg: ServerConfig{Limits: Limits{HelloTimeout: time.Second}}, attack: func(t *testing.T, ts *testServer) {
-			r := dialRaw(t, ts)
-			r.expectError(CodeNoHello)
-			r.expectClose(websocket.ClosePolicyViolation)
-		}},
-		{name: "hello that never ends", cfg: ServerConfig{Limits: Limits{HelloTimeout: time.Second}}, attack: func(t *testing.T, ts *testServer) {
-			r := dialRaw(t, ts)
-			r.NetConn().Write([]byte{0x81, 0xfe}) // a masked text frame, its length still to come
-			r.expectError(CodeNoHello)
-			r.expectClose(websocket.ClosePolicyViolation)
-		}},
 		{name: "unknown version", attack: func(t *testing.T, ts *testServer) {
 			r := dialRaw(t, ts)
 			r.sayText(`{"type":"hello","version":7,"whatever":{"came":"later"}}`)

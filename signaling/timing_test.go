@@ -249,30 +249,55 @@ func TestMuteServer(t *testing.T) {
 	})
 }
 
+// TestHelloDeadline: nothing but a hello in time keeps a connection, and who is
+// late is told. Those beside it notice nothing.
 func TestHelloDeadline(t *testing.T) {
-	bubble(t, ServerConfig{}, func(t *testing.T, n *pipeNet, ts *testServer) {
-		d := websocket.Dialer{NetDialContext: n.dial}
-		ws, _, err := d.Dial("ws://192.0.2.1:8080"+Path, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r := &raw{ws, t}
-		began := time.Now()
-		over := make(chan struct{})
-		defer func() { <-over }()
-		defer ws.Close()
-		go func() { // pongs do not count as hello
-			defer close(over)
-			for ws.WriteControl(websocket.PongMessage, nil, time.Now().Add(time.Second)) == nil {
-				time.Sleep(time.Second)
-			}
-		}()
-		r.expectError(CodeNoHello)
-		if took := time.Since(began); took != 10*time.Second {
-			t.Errorf("after %v, want 10 s", took)
-		}
-		r.expectClose(websocket.ClosePolicyViolation)
-	})
+	for name, meanwhile := range map[string]func(ws *websocket.Conn) error{
+		"nothing": func(*websocket.Conn) error { return nil },
+		"pongs": func(ws *websocket.Conn) error {
+			return ws.WriteControl(websocket.PongMessage, nil, time.Now().Add(time.Second))
+		},
+		"a frame without an end": slowFrame(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, ServerConfig{}, func(t *testing.T, n *pipeNet, ts *testServer) {
+				h, g := meet(t, n.client(t, ClientConfig{}), n.client(t, ClientConfig{}), "good")
+				d := websocket.Dialer{NetDialContext: n.dial}
+				ws, _, err := d.Dial("ws://192.0.2.1:8080"+Path, nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				r := &raw{ws, t}
+				began := time.Now()
+				over := make(chan struct{})
+				defer func() { <-over }()
+				defer ws.Close()
+				go func() {
+					defer close(over)
+					for meanwhile(ws) == nil && time.Since(began) < time.Minute {
+						time.Sleep(time.Second)
+					}
+				}()
+				r.expectError(CodeNoHello)
+				if took := time.Since(began); took != 10*time.Second {
+					t.Errorf("after %v, want 10 s", took)
+				}
+				r.expectClose(websocket.ClosePolicyViolation)
+				exchange(t, h, g, 1)
+			})
+		})
+	}
+}
+
+// slowFrame writes one more byte of a long masked text frame with each call.
+func slowFrame() func(*websocket.Conn) error {
+	rest := append([]byte{0x81, 0xfe, 0x40, 0}, make([]byte, 1000)...)
+	return func(ws *websocket.Conn) error {
+		b := rest[:1]
+		rest = rest[1:]
+		_, err := ws.NetConn().Write(b)
+		return err
+	}
 }
 
 // TestStuckReader: a member whose connection takes nothing at all is out of
