@@ -264,6 +264,7 @@ func TestAllocationLost(t *testing.T) {
 		}, ErrGone, "no more time"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
 			s := scripted(t)
 			s.instead(func(m *stunmsg.Message) reply {
 				if m.Method != stunmsg.MethodRefresh {
@@ -272,7 +273,7 @@ func TestAllocationLost(t *testing.T) {
 				return tt.answer(m)
 			})
 			c := s.config()
-			c.times.refresh, c.times.retry = 10*time.Millisecond, 5*time.Millisecond
+			c.times.refresh = 10 * time.Millisecond
 			a, err := Allocate(t.Context(), c)
 			if err != nil {
 				t.Fatal(err)
@@ -295,10 +296,9 @@ func TestAllocationLost(t *testing.T) {
 
 // TestServerRestart is the same with a real server that was restarted.
 func TestServerRestart(t *testing.T) {
+	t.Parallel()
 	p := startPion(t, 0)
-	c := p.config("udp")
-	c.times.retry = 5 * time.Millisecond
-	a, _ := allocateAnd(t, c)
+	a, _ := allocateAnd(t, p.config("udp"))
 	p.stop()
 	again := startPion(t, int(p.udp.Port()))
 	a.Nudge()
@@ -318,18 +318,19 @@ func TestServerRestart(t *testing.T) {
 // TestOutage has the server silent for a while: that is no reason to give up an
 // allocation that still has time.
 func TestOutage(t *testing.T) {
+	t.Parallel()
 	s := scripted(t)
 	asked := 0
 	c := s.config()
-	c.times.refresh, c.times.retry = 10*time.Millisecond, 5*time.Millisecond
+	c.times.refresh = 10 * time.Millisecond
 	a, _ := allocateAnd(t, c)
 	s.set(func() {
 		s.override = func(*stunmsg.Message) reply { asked++; return reply{} }
 	})
-	waitFor(t, "several failed refreshes", func() bool {
+	waitFor(t, "two failed refreshes", func() bool { // of seven requests each
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		return asked > 40
+		return asked > 14
 	})
 	s.set(func() { s.override = nil; clear(s.requests) })
 	waitFor(t, "a refresh", func() bool { return s.count(stunmsg.MethodRefresh) > 0 })
@@ -443,10 +444,9 @@ func TestStrays(t *testing.T) {
 // TestPermitUnanswered asks a server that has lost the allocation and says nothing,
 // as pion's does: the client looks after the allocation at once.
 func TestPermitUnanswered(t *testing.T) {
+	t.Parallel()
 	s := scripted(t)
-	c := s.config() // the next Refresh is an hour away
-	c.times.retry = 5 * time.Millisecond
-	a, _ := allocateAnd(t, c)
+	a, _ := allocateAnd(t, s.config()) // the next Refresh is an hour away
 	s.instead(func(m *stunmsg.Message) reply { return reply{usual: m.Method == stunmsg.MethodBinding} })
 	if err := a.Permit(t.Context(), loopback); !errors.Is(err, ErrNoAnswer) {
 		t.Fatalf("Permit: %v", err)

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"fmt"
 	"math/big"
 	"net"
 	"net/netip"
@@ -22,7 +23,8 @@ import (
 	"github.com/p2pagent/p2pagent/internal/udpsock"
 )
 
-// impatient makes a client quick to notice things; it renews nothing by itself.
+// impatient makes a client quick to notice things, such as a server that says
+// nothing within 3 s; it renews nothing by itself.
 var impatient = clientTimes{
 	retry: 20 * time.Millisecond, refresh: time.Hour, renew: time.Hour, again: 20 * time.Millisecond, writeWait: time.Second,
 }
@@ -165,10 +167,12 @@ type pionTURN struct {
 
 func startPion(t *testing.T, udpPort int) *pionTURN {
 	t.Helper()
-	udp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: udpPort})
-	if err != nil {
-		t.Fatal(err)
-	}
+	var udp *net.UDPConn
+	var err error
+	waitFor(t, fmt.Sprintf("port %d", udpPort), func() bool { // another socket may have got one that was free a moment ago
+		udp, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: udpPort})
+		return err == nil
+	})
 	tcp, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

@@ -273,7 +273,7 @@ func TestAllocateAbandoned(t *testing.T) {
 	if _, err := Allocate(ctx, s.config()); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v", err)
 	}
-	waitFor(t, "the allocation to be given back", func() bool { return s.count(stunmsg.MethodRefresh) == 1 })
+	waitFor(t, "the allocation to be given back", func() bool { return s.count(stunmsg.MethodRefresh) > 0 }) // repeated when the answer is slow
 }
 
 func TestJudge(t *testing.T) {

@@ -43,6 +43,13 @@ func TestBatchLeavesAsOne(t *testing.T) {
 		t.Skip("the kernel does not cut batches")
 	}
 	payloads := []string{"one", "two", "six", "on"}
+	waitFor(t, "the answers to be counted", func() bool { // which they are after they have left
+		var sent uint64
+		for _, g := range s.udp {
+			sent += g.sock.Counters().TxPackets
+		}
+		return sent == 3 // to the first request, Allocate, and ChannelBind
+	})
 
 	before := conn.sock.Counters()
 	batchFromClient(s, localAddr(c), 0x4000, payloads...)
@@ -247,9 +254,11 @@ func TestEmptyDatagrams(t *testing.T) {
 			q.send(ra, "")
 			a.wantIndication(q.addr(), "")
 
-			waitFor(t, "the counters", func() bool { return s.Stats().Relay.ToClientPackets == 3 })
-			st := s.Stats().Relay
-			if st.FromClientPackets != 3 || st.ToPeerPackets != 3 || st.FromPeerPackets != 3 || st.ToClientBytes+st.ToPeerBytes != 0 {
+			waitFor(t, "the counters", func() bool {
+				st := s.Stats().Relay
+				return st.FromClientPackets == 3 && st.ToPeerPackets == 3 && st.FromPeerPackets == 3 && st.ToClientPackets == 3
+			})
+			if st := s.Stats().Relay; st.ToClientBytes+st.ToPeerBytes != 0 {
 				t.Errorf("counted %+v", st)
 			}
 		})

@@ -77,16 +77,17 @@ func TestAllocationsEndInOneGoroutine(t *testing.T) {
 	s := startServer(t, cfg)
 	for _, tc := range []struct {
 		how, transport string
+		lifetime       time.Duration // asked for
 		end            func(*turnClient)
 	}{
-		{"Refresh with 0", "udp", func(c *turnClient) { wantCode(t, c.refresh(0), 0) }},
-		{"expiry", "udp", func(c *turnClient) {}},
-		{"expiry after a Refresh", "udp", func(c *turnClient) { wantCode(t, c.refresh(time.Second), 0) }},
-		{"end of the stream", "tcp", func(c *turnClient) { c.conn.Close() }},
+		{"Refresh with 0", "udp", time.Minute, func(c *turnClient) { wantCode(t, c.refresh(0), 0) }},
+		{"expiry", "udp", time.Second, func(c *turnClient) {}},
+		{"expiry after a Refresh", "udp", time.Minute, func(c *turnClient) { wantCode(t, c.refresh(time.Second), 0) }},
+		{"end of the stream", "tcp", time.Minute, func(c *turnClient) { c.conn.Close() }},
 	} {
 		t.Run(tc.how, func(t *testing.T) {
 			c := dialTURN(t, s, tc.transport, "u")
-			wantCode(t, c.tryAllocate(time.Second), 0)
+			wantCode(t, c.tryAllocate(tc.lifetime), 0)
 			tc.end(c)
 			if stack := <-stacks; !strings.Contains(stack, "turn/v3.(*Server).readLoop") {
 				t.Errorf("ended by\n%s", stack)
@@ -98,10 +99,9 @@ func TestAllocationsEndInOneGoroutine(t *testing.T) {
 // A Refresh counts from when it comes, shorter or longer than before.
 func TestRefreshSetsTheLifetime(t *testing.T) {
 	s := startServer(t, labConfig())
-	longer, shorter := dialTURN(t, s, "udp", "u"), dialTURN(t, s, "udp", "u")
-	wantCode(t, longer.tryAllocate(time.Second), 0)
+	shorter := dialTURN(t, s, "udp", "u")
 	shorter.allocate()
-	wantCode(t, longer.refresh(time.Minute), 0)
+	longer := brief(t, s, "udp", func(c *turnClient) *stunmsg.Message { return c.refresh(time.Minute) })
 	wantCode(t, shorter.refresh(time.Second), 0)
 	waitFor(t, "one to expire", func() bool { return s.ledger.live() == 1 })
 	wantCode(t, shorter.refresh(time.Minute), codeAllocationMismatch)
