@@ -107,18 +107,25 @@ func TestLoopsJoin(t *testing.T) {
 	}
 	defer l.Close()
 	m := mode{"udp4", "127.0.0.1:0", false}
-	s, err := l.Listen(m.config())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer s.Close()
 	from := m.listen(t)
-	for range 16 {
-		from.Send(pattern(1000, 0), 0, s.LocalAddr())
+	together := func() int {
+		s, err := l.Listen(m.config())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		for range 16 {
+			from.Send(pattern(1000, 0), 0, s.LocalAddr())
+		}
+		in := counted{make(chan int, 64)}
+		l.Read(s, in)
+		return receive(t, in.batches)
 	}
-	in := counted{make(chan int, 64)}
-	l.Read(s, in)
-	if n := receive(t, in.batches); n != 16 {
+	// Under load the kernel may deliver some a little later than it returns.
+	n := 0
+	for end := time.Now().Add(patience); n != 16 && time.Now().Before(end); n = together() {
+	}
+	if n != 16 {
 		t.Errorf("%d of 16 datagrams came together", n)
 	}
 }
