@@ -44,7 +44,7 @@ func connect(t testing.TB, a, b net.PacketConn, dial net.Addr) quicPair {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	var p quicPair
 	accepted := make(chan error, 1)
