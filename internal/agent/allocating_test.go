@@ -78,9 +78,7 @@ func TestNewCredentialsRestartATry(t *testing.T) {
 		overTCPAlone(t, cfg)
 		secret = s
 	}))
-	m.events.mu.Lock()
-	at := len(m.events.records)
-	m.events.mu.Unlock()
+	at := m.events.len()
 	onLoop(l, func() {
 		fresh := l.servers
 		l.enc.Store(nil) // signaling is away

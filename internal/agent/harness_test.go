@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 	"io"
+	mathrand "math/rand/v2"
 	"net"
 	"net/http/httptest"
 	"net/netip"
@@ -25,7 +27,12 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-const patience = 30 * time.Second
+// patience is how long a test waits for what must happen.
+const patience = 2 * time.Minute
+
+// absence is how long a connector looks for a peer that does not come: time enough to
+// reach the server and hear so.
+const absence = 3 * time.Second
 
 // deployment is a signaling server and a relay on loopback.
 type deployment struct {
@@ -103,6 +110,23 @@ func (l *log) Record(r trace.Record) {
 	l.records = append(l.records, r)
 	close(l.changed)
 	l.changed = make(chan struct{})
+}
+
+// len is how many records there are.
+func (l *log) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.records)
+}
+
+// until waits for what no event tells.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(patience); !ok(); time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
 }
 
 // find returns the first event of type E, from record number at on, that ok
@@ -255,6 +279,21 @@ func echo(t *testing.T) string {
 	})
 	t.Cleanup(func() { ln.Close(); running.Wait() })
 	return ln.Addr().String()
+}
+
+// freePort returns a TCP port of 127.0.0.1 that is free, from above those that Linux
+// picks for anybody, so that it still is when it is opened.
+func freePort(t *testing.T) string {
+	t.Helper()
+	for range 100 {
+		ln, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 61000+mathrand.IntN(4000)))
+		if err == nil {
+			ln.Close()
+			return ln.Addr().String()
+		}
+	}
+	t.Fatal("no port is free")
+	return ""
 }
 
 func allow(t *testing.T, entries ...string) *forward.AllowList {

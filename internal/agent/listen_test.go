@@ -74,7 +74,8 @@ func TestTooManyLinks(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	c, err := NewConnector(a.cfg, peer, ConnectConfig{Timeout: 3 * time.Second})
+	until(t, "all links that there may be", func() bool { return len(ls.env.live()) == maxLinks })
+	c, err := NewConnector(a.cfg, peer, ConnectConfig{Timeout: absence})
 	if err != nil {
 		t.Fatal(err)
 	}

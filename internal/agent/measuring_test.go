@@ -44,7 +44,7 @@ func TestPeerLeavesAmidARound(t *testing.T) {
 		t.Error(err)
 	}
 	await(t, b.events, 0, func(e trace.SessionState) bool { return e.State == "closed" })
-	if took := time.Since(left); took > 5*time.Second {
+	if took := time.Since(left); took > 30*time.Second { // half of the round
 		t.Errorf("the link ended %v after its peer", took)
 	}
 }

@@ -51,7 +51,7 @@ func TestPairedNames(t *testing.T) {
 		{"a name that the other side has given away", twin, "", trace.Paired{Name: "b"}, trace.Paired{Name: "a-2", Calls: "a"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			here, there := len(tt.from.events.records), len(b.events.records)
+			here, there := tt.from.events.len(), b.events.len()
 			codes, stop := codesOf(t, b)
 			peer, err := pairWith(t, tt.from, <-codes, tt.as)
 			if err != nil || peer.Name != tt.want.Name {
@@ -296,7 +296,7 @@ func TestLastWordLost(t *testing.T) {
 		a, b, _, peer := setUp(t)
 		halfPaired(t, a, b)
 		startListener(t, b) // serves nobody
-		c, err := NewConnector(a.cfg, peer(), ConnectConfig{Timeout: time.Second})
+		c, err := NewConnector(a.cfg, peer(), ConnectConfig{Timeout: absence})
 		if err != nil {
 			t.Fatal(err)
 		}

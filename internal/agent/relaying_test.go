@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"fmt"
 	"net/netip"
 	"runtime"
 	"testing"
@@ -44,13 +45,10 @@ func onLoop(l *link, f func()) {
 // eventually waits until ok, which is asked on a link's loop.
 func eventually(t *testing.T, l *link, what string, ok func() bool) {
 	t.Helper()
-	var is bool
-	for deadline := time.Now().Add(patience); !is; time.Sleep(10 * time.Millisecond) {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for %s", what)
-		}
+	until(t, what, func() (is bool) {
 		onLoop(l, func() { is = ok() })
-	}
+		return is
+	})
 }
 
 // A relayed link heals however often its relays restart, as long as that is not
@@ -77,11 +75,7 @@ func TestRelayRestartsOften(t *testing.T) {
 			})
 		}
 		time.Sleep(30 * time.Millisecond)
-		for began := time.Now(); !alive(); time.Sleep(10 * time.Millisecond) {
-			if time.Since(began) > 10*time.Second {
-				t.Fatalf("restart %d: no path for %v", i+1, time.Since(began))
-			}
-		}
+		until(t, fmt.Sprintf("a path after restart %d", i+1), alive)
 		time.Sleep(100 * time.Millisecond)
 	}
 }
@@ -166,16 +160,7 @@ func TestOnePermitAtATime(t *testing.T) {
 			t.Error("what came last is not done any more")
 		}
 	})
-	for deadline := time.Now().Add(patience); ; time.Sleep(10 * time.Millisecond) {
-		var busy bool
-		onLoop(a, func() { busy = a.relaying.permit.alloc != nil || a.relaying.pair.alloc != nil })
-		if !busy {
-			break
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("the workers do not end")
-		}
-	}
+	eventually(t, a, "the workers to end", func() bool { return a.relaying.permit.alloc == nil && a.relaying.pair.alloc == nil })
 }
 
 // Whom the server does not let us reach is asked for once an allocation.

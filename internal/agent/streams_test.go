@@ -11,13 +11,8 @@ import (
 // A port of an older link of the same peer is taken over when its process has
 // left signaling, though its path still seems to work.
 func TestPortOfDesertedLink(t *testing.T) {
-	free, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	bind := free.Addr().String()
+	bind := freePort(t)
 	_, port, _ := net.SplitHostPort(bind)
-	free.Close()
 	e := &environment{cfg: Config{Allow: allow(t, "listen:"+port)}}
 	newOne := func(peer byte) *link {
 		l := &link{ctx: t.Context(), post: newPost(nil), peer: identity.Peer{Fingerprint: identity.Fingerprint{peer}}}

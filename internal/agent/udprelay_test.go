@@ -93,10 +93,19 @@ func onUDP(t *testing.T, meanwhile func(), ends ...*link) {
 
 func rest() { time.Sleep(10 * time.Millisecond) }
 
+// overTCPFirst is relayedBy where the answers over UDP are lost until the link is up.
+func overTCPFirst(t *testing.T) (a, b *link, ma, mb *machine) {
+	t.Helper()
+	var open atomic.Bool
+	a, b, ma, mb = relayedBy(t, behindLossy(t, func(netip.AddrPort, int) bool { return !open.Load() }))
+	open.Store(true)
+	return a, b, ma, mb
+}
+
 // The first answers to Allocate over UDP are lost, so TCP is there first: the link
 // comes up over it, and goes on over UDP.
 func TestLostAnswersToAllocate(t *testing.T) {
-	a, b, ma, mb := relayedBy(t, behindLossy(t, func(_ netip.AddrPort, n int) bool { return n <= 3 }))
+	a, b, ma, mb := overTCPFirst(t)
 	for _, m := range []*machine{ma, mb} {
 		_, at := await(t, m.events, 0, func(e trace.RelayAllocated) bool { return e.Transport == "tcp" })
 		await(t, m.events, at, func(e trace.RelayAllocated) bool { return e.Transport == "udp" })
@@ -169,7 +178,7 @@ func TestUDPRelayIsLookedForAgain(t *testing.T) {
 // An allocation over UDP that is lost leaves the one over TCP that it has
 // replaced, as long as there is one.
 func TestUDPRelayIsLostAgain(t *testing.T) {
-	l, _, _, _ := relayedBy(t, behindLossy(t, func(_ netip.AddrPort, n int) bool { return n <= 3 }))
+	l, _, _, _ := overTCPFirst(t)
 	r := &l.relaying
 	var tcp, udp *relay.Allocation
 	eventually(t, l, "one over UDP beside one over TCP", func() bool {
