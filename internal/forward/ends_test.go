@@ -44,7 +44,7 @@ func taken(t *testing.T, c *net.TCPConn) {
 	if runtime.GOOS != "linux" {
 		t.Skip("only Linux tells what was taken")
 	}
-	for end := time.Now().Add(20 * time.Second); untaken(c) > 0; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(patience); untaken(c) > 0; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Error("what was written is not taken")
 			return

@@ -20,6 +20,9 @@ import (
 	"go.uber.org/goleak"
 )
 
+// patience is how long a test waits for what must happen.
+const patience = time.Minute
+
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // end is one end of an in-memory stream: the twin of session.Stream.
@@ -142,7 +145,7 @@ func (r *rig) dial(t *testing.T) *net.TCPConn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(20 * time.Second))
+	c.SetDeadline(time.Now().Add(patience))
 	return c.(*net.TCPConn)
 }
 
@@ -155,8 +158,8 @@ func event[E trace.Event](t *testing.T, r *rig) E {
 			if e, ok := e.(E); ok {
 				return e
 			}
-		case <-time.After(20 * time.Second):
-			t.Fatalf("no %T within 20 s", *new(E))
+		case <-time.After(patience):
+			t.Fatalf("no %T within %v", *new(E), patience)
 		}
 	}
 }
@@ -173,7 +176,7 @@ func target(t *testing.T, handle func(*net.TCPConn)) string {
 		c, err := ln.Accept()
 		if err == nil {
 			defer c.Close()
-			c.SetDeadline(time.Now().Add(20 * time.Second))
+			c.SetDeadline(time.Now().Add(patience))
 			handle(c.(*net.TCPConn))
 		}
 	})

@@ -8,7 +8,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"github.com/p2pagent/p2pagent/internal/cli"
 )
@@ -36,7 +35,7 @@ func needIPv6(t *testing.T) {
 // answers tells at which of the two loopbacks somebody has the port.
 func answers(port uint16) (out []netip.Addr) {
 	for _, a := range loopbacks {
-		if c, err := net.DialTimeout("tcp", netip.AddrPortFrom(a, port).String(), 5*time.Second); err == nil {
+		if c, err := net.DialTimeout("tcp", netip.AddrPortFrom(a, port).String(), patience); err == nil {
 			c.Close()
 			out = append(out, a)
 		}

@@ -78,7 +78,7 @@ func sessions(t *testing.T) (a, b *overSession) {
 		}
 		t.Cleanup(func() { conns[i].Close() })
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	accepted := make(chan error, 1)
 	b = new(overSession)
@@ -110,8 +110,8 @@ func sessions(t *testing.T) (a, b *overSession) {
 // Streams, datagrams and their ends as they really are.
 func TestOverSession(t *testing.T) {
 	a, _ := sessions(t)
-	plan := Plan{Path: Direct, Wait: time.Second, Options: Options{
-		Seconds: minSeconds, Skip: 0.1, Rounds: 1, Streams: 4, Direction: "both",
+	plan := Plan{Path: Direct, Wait: time.Minute, Options: Options{
+		Seconds: 2, Skip: 0.1, Rounds: 1, Streams: 4, Direction: "both",
 	}}
 	r, err := Run(t.Context(), a, alice, plan)
 	if err != nil {
