@@ -40,33 +40,44 @@ func TestProbe(t *testing.T) {
 		t.Run(k.Name, func(t *testing.T) {
 			t.Parallel()
 			s := simulate(t, model{none: !k.Translated, blocked: !k.UDP, mapping: k.Mapping, filtering: k.Filtering, hairpin: k.Filtering == EndpointIndependent})
-			start := time.Now()
-			n, err := Probe(t.Context(), openSocket(t), s.servers())
-			took := time.Since(start)
-			if err != nil {
-				t.Fatal(err)
+			hairpin := "" // cannot be known
+			if k.UDP && k.Translated && k.Mapping == EndpointIndependent {
+				hairpin = text(ptr(k.Filtering == EndpointIndependent))
 			}
-			if !is(n.UDP, k.UDP) || n.Mapping != k.Mapping || n.Filtering != k.Filtering {
-				t.Fatalf("measured %s; want %+v", text(n), k)
-			}
+			n := probed(t, s, func(n NAT) bool {
+				return is(n.UDP, k.UDP) && n.Mapping == k.Mapping && n.Filtering == k.Filtering &&
+					(n.Hairpin == nil) == (hairpin == "") && (hairpin == "" || text(n.Hairpin) == hairpin)
+			})
 			if !k.UDP {
 				return
 			}
 			if !is(n.Translated, k.Translated) {
 				t.Errorf("translated %s, want %v", text(n.Translated), k.Translated)
 			}
-			if k.Translated && k.Mapping == EndpointIndependent && !is(n.Hairpin, k.Filtering == EndpointIndependent) {
-				t.Errorf("hairpin %s", text(n.Hairpin))
-			}
-			if (n.Hairpin != nil) && (!k.Translated || k.Mapping != EndpointIndependent) {
-				t.Errorf("hairpin %s where it cannot be known", text(n.Hairpin))
-			}
 			if want := 1 + 3*b2i(k.Mapping == AddressAndPortDependent); len(n.Mapped) != want {
 				t.Errorf("mapped %v, want %d", n.Mapped, want)
 			}
-			t.Logf("%s in %v", text(n), took.Round(time.Millisecond))
 		})
 	}
+}
+
+// probed measures what ok accepts. A machine that stands still for most of a second
+// makes an answer look like none: then it is measured again.
+func probed(t *testing.T, s *simulation, ok func(NAT) bool) (n NAT) {
+	t.Helper()
+	for range 4 {
+		start := time.Now()
+		var err error
+		if n, err = Probe(t.Context(), openSocket(t), s.servers()); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("%s, varies %s, hairpin %s, in %v", text(n), text(n.Varies), text(n.Hairpin), time.Since(start).Round(time.Millisecond))
+		if ok(n) {
+			return n
+		}
+	}
+	t.Fatal("none of these is what it should be")
+	return n
 }
 
 func b2i(b bool) int {
@@ -97,13 +108,9 @@ func TestProbePartial(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
 			s := simulate(t, tt.m)
-			n, err := Probe(t.Context(), openSocket(t), s.servers())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if !is(n.UDP, true) || n.Mapping != tt.mapping || n.Filtering != tt.filtering || text(n.Varies) != text(tt.varies) {
-				t.Fatalf("measured %s, varies %s; want %q, %q, varies %s", text(n), text(n.Varies), tt.mapping, tt.filtering, text(tt.varies))
-			}
+			probed(t, s, func(n NAT) bool {
+				return is(n.UDP, true) && n.Mapping == tt.mapping && n.Filtering == tt.filtering && text(n.Varies) == text(tt.varies)
+			})
 		})
 	}
 }
