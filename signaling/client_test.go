@@ -551,6 +551,21 @@ func TestHTTPProxy(t *testing.T) {
 		t.Errorf("the proxy was used %d times", used.Load())
 	}
 	c.stop()
+
+	// A proxy in the way is named, without its password.
+	closed := httptest.NewServer(http.NotFoundHandler())
+	closed.Close()
+	deaf, err := url.Parse(closed.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deaf.User = url.UserPassword("user", "hunter2")
+	c = start(t, ClientConfig{URL: ts.address, Proxy: http.ProxyURL(deaf), MinBackoff: time.Hour, MaxBackoff: time.Hour})
+	e := next(t, c.Join(pad("box"), RoleHost), Lost)
+	if want := "through the proxy " + deaf.Host; !strings.Contains(e.Err.Error(), want) || strings.Contains(e.Err.Error(), "hunter2") {
+		t.Errorf("lost: %v, want %q", e.Err, want)
+	}
+	c.stop()
 }
 
 // connectProxy is an HTTP proxy that knows CONNECT.

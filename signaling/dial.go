@@ -61,7 +61,19 @@ func (c *Client) dial(ctx context.Context) (*websocket.Conn, error) {
 	if resp != nil && resp.Body != nil { // the library gives the first 1024 bytes
 		defer resp.Body.Close()
 	}
-	return nil, &connectError{c.address, explain(c.address, resp, err)}
+	return nil, &connectError{c.address, explain(c.address, c.proxy(), resp, err)}
+}
+
+// proxy is the HTTP proxy on the way to the server, HOST:PORT, empty without one.
+func (c *Client) proxy() string {
+	u, err := url.Parse("http" + strings.TrimPrefix(c.address, "ws")) // and https for wss, as the library has it
+	if err != nil {
+		return ""
+	}
+	if p, err := c.cfg.Proxy(&http.Request{Method: http.MethodGet, URL: u}); err == nil && p != nil {
+		return printable(p.Host, 100)
+	}
+	return ""
 }
 
 // A connectError is an attempt at a connection that failed.
@@ -79,7 +91,10 @@ func (e *connectError) Unwrap() error { return e.err }
 // what the user can do about it. Nothing of that is authenticated where there is
 // no TLS, and where there is, a network that wants a login first comes between. So it
 // never advises to do without.
-func explain(address string, resp *http.Response, err error) error {
+//
+// proxy is the one that was asked to connect, HOST:PORT, or empty. Its password is no
+// part of any text.
+func explain(address, proxy string, resp *http.Response, err error) error {
 	var record tls.RecordHeaderError
 	switch {
 	case errors.As(err, &record):
@@ -89,6 +104,10 @@ func explain(address string, resp *http.Response, err error) error {
 	case resp == nil || !errors.Is(err, websocket.ErrBadHandshake):
 		if hint := certificateHint(err, time.Now()); hint != "" {
 			return &advised{err, hint}
+		}
+		if proxy != "" {
+			return &advised{fmt.Errorf("through the proxy %s: %w", proxy, err),
+				"check $HTTP_PROXY for ws:// or $HTTPS_PROXY for wss://, its password too; $NO_PROXY names what goes without"}
 		}
 		if hint := portHint(address); hint != "" {
 			return &advised{err, hint}
@@ -179,9 +198,12 @@ func origin(location string) string {
 	return printable((&url.URL{Scheme: u.Scheme, Host: u.Host}).String(), 100)
 }
 
-// localEnd is our own address in the text of a network error. Its port is another one
-// each time.
-var localEnd = regexp.MustCompile(`[][\w.:%]+->`)
+// What is another text each time, though the cause is the same: our own end of a
+// connection, with its port, and the time of day.
+var (
+	localEnd  = regexp.MustCompile(`[][\w.:%]+->`)
+	timeOfDay = regexp.MustCompile(`current time \S+ is`)
+)
 
 // reason is an error for people who know which server is meant: without its address,
 // the same for the same cause, and with what to do about it.
@@ -192,6 +214,7 @@ func reason(err error) string {
 		shown = failed.err
 	}
 	text := localEnd.ReplaceAllString(shown.Error(), "")
+	text = timeOfDay.ReplaceAllString(text, "this machine's clock is")
 	var hint interface{ Hint() string }
 	if errors.As(err, &hint) {
 		text += " (" + hint.Hint() + ")"

@@ -106,6 +106,7 @@ func TestExplain(t *testing.T) {
 	tests := []struct {
 		name    string
 		address string // empty: wss://h:8080
+		proxy   string
 		resp    *http.Response
 		err     error // nil: websocket.ErrBadHandshake
 		not     bool  // ErrNotSignal
@@ -116,6 +117,8 @@ func TestExplain(t *testing.T) {
 		{name: "refused", err: plain, want: "connection refused"},
 		{name: "refused, without a port", address: "ws://h", err: plain, want: "connection refused", hint: "listens on 8080 unless told otherwise, ws://h:8080"},
 		{name: "refused, IPv6 without a port", address: "wss://[::1]", err: plain, want: "connection refused", hint: "wss://[::1]:8080"},
+		{name: "proxy that refuses us", address: "ws://h:1", proxy: "proxy:8080", err: errors.New("Proxy Authentication Required"), want: "through the proxy proxy:8080: Proxy Authentication Required", hint: "check $HTTP_PROXY"},
+		{name: "certificate behind a proxy", proxy: "proxy:8080", err: &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{Cert: yesterday}}, want: "unknown authority", hint: "does not trust"},
 		{name: "plain server, wss", err: tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, not: true, want: "it does not speak TLS", hint: login},
 		{name: "TLS server, ws", address: "ws://h:1", resp: answer(400, "Client sent an HTTP request to an HTTPS server.\n"), not: true, want: "it wants TLS", hint: "write wss://"},
 		{name: "some web server", resp: answer(404, "<html>"), not: true, want: "nothing at /v1 (HTTP 404)", hint: "check address and port"},
@@ -140,7 +143,7 @@ func TestExplain(t *testing.T) {
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
-			err := explain(cmp.Or(tt.address, "wss://h:8080"), tt.resp, cmp.Or(tt.err, websocket.ErrBadHandshake))
+			err := explain(cmp.Or(tt.address, "wss://h:8080"), tt.proxy, tt.resp, cmp.Or(tt.err, websocket.ErrBadHandshake))
 			if !strings.Contains(err.Error(), tt.want) || errors.Is(err, ErrNotSignal) != tt.not {
 				t.Errorf("got %q (not a signal server: %v)", err, errors.Is(err, ErrNotSignal))
 			}
@@ -175,6 +178,8 @@ func TestReason(t *testing.T) {
 		{&connectError{"ws://h:1", at(40002)}, "read tcp 192.0.2.2:8080: connection reset by peer"},
 		{errors.New("read udp [::1%lo]:5->[::1]:53: i/o timeout"), "read udp [::1]:53: i/o timeout"},
 		{&connectError{"ws://h:1", notSignal("check the port", "it does not speak HTTP")}, "not a signal server: it does not speak HTTP (check the port)"},
+		{errors.New("x509: certificate is not yet valid: current time 2026-11-29T22:36:10Z is before 2026-12-01T00:00:00Z"),
+			"x509: certificate is not yet valid: this machine's clock is before 2026-12-01T00:00:00Z"},
 		{&ServerError{Code: CodeFull}, ErrFull.Error()},
 	} {
 		if got := reason(tt.err); got != tt.want {
