@@ -341,15 +341,15 @@ func TestErrorTexts(t *testing.T) {
 		want string
 		err  NoPathError
 	}{
-		{"no direct path after 10s: the peer has no address we can check, and nothing arrived from it",
+		{"no direct path after 10 s: the peer has no address we can check, and nothing arrived from it",
 			NoPathError{After: 10 * time.Second}},
-		{"no direct path after 10s: we sent 120 checks to 3 addresses, nothing arrived from the peer",
+		{"no direct path after 10 s: we sent 120 checks to 3 addresses, nothing arrived from the peer",
 			NoPathError{After: 10 * time.Second, Candidates: 3, Counts: Counts{ChecksSent: 120}}},
-		{"no direct path after 5s: 7 checks of the peer arrived (from [203.0.113.7:6000]), none of our 1 check was answered",
+		{"no direct path after 5 s: 7 checks of the peer arrived (from [203.0.113.7:6000]), none of our 1 check was answered",
 			NoPathError{After: 5 * time.Second, Candidates: 1, Heard: []netip.AddrPort{at}, Counts: Counts{ChecksSent: 1, ChecksReceived: 7}}},
-		{"no direct path after 5s: 2 answers to our checks arrived, no check of the peer did",
+		{"no direct path after 5 s: 2 answers to our checks arrived, no check of the peer did",
 			NoPathError{After: 5 * time.Second, Candidates: 1, Counts: Counts{ChecksSent: 9, AnswersReceived: 2}}},
-		{"no direct path after 1s: we sent 0 checks to 1 address, nothing arrived from the peer; send to x: no route",
+		{"no direct path after 1 s: we sent 0 checks to 1 address, nothing arrived from the peer; send to x: no route",
 			NoPathError{After: time.Second, Candidates: 1, SendErr: errors.New("send to x: no route")}},
 	} {
 		if got := tt.err.Error(); got != tt.want {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net/netip"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 var (
@@ -32,7 +34,7 @@ type NoPathError struct {
 }
 
 func (e *NoPathError) Error() string {
-	s := fmt.Sprintf("no direct path after %s: %s", e.After.Round(time.Millisecond), e.what())
+	s := fmt.Sprintf("no direct path after %s: %s", units.Duration(e.After), e.what())
 	if e.Exhausted {
 		s += fmt.Sprintf("; the budget of %d packets is spent", sendBudget)
 	}

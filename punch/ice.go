@@ -16,6 +16,7 @@ import (
 	"github.com/pion/transport/v3/stdnet"
 
 	"github.com/p2pagent/p2pagent/candidates"
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 // The timers of the agent. Its defaults give up on a peer that starts 2.5 s
@@ -151,7 +152,7 @@ func closeWithin(d time.Duration, f func() error) error {
 	case err := <-done:
 		return err
 	case <-t.C:
-		return fmt.Errorf("ice agent still closing after %s, left behind", d)
+		return fmt.Errorf("ice agent still closing after %s, left behind", units.Duration(d))
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 // Credentials in the form of the TURN REST API (draft-uberti-behave-turn-rest):
@@ -55,7 +57,7 @@ func checkExpiry(username string, now time.Time) error {
 		return err
 	}
 	if late := now.Sub(until); late > ClockSkew {
-		return fmt.Errorf("%w %s ago", errExpired, late.Round(time.Second))
+		return fmt.Errorf("%w %s ago", errExpired, units.Duration(late))
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gorilla/websocket"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 // linkQueue is how many bodies may wait for the writer before Send waits.
@@ -324,7 +325,7 @@ func (l *link) whyEnded(err error) error {
 	case isTimeout(err) && !l.greeted:
 		return fmt.Errorf("signal server %s does not answer hello: %w", l.c.address, err)
 	case isTimeout(err):
-		return fmt.Errorf("signal server silent for %v: %w", l.c.cfg.Silence, err)
+		return fmt.Errorf("signal server silent for %s: %w", units.Duration(l.c.cfg.Silence), err)
 	}
 	return explainClose(err)
 }

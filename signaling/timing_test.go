@@ -85,7 +85,7 @@ func TestSilence(t *testing.T) {
 		n.cutLast()
 		cut := time.Now()
 		nextWithin(t, h, PeerGone, 45*time.Second)
-		if e := nextWithin(t, g, Lost, 45*time.Second); !strings.Contains(e.Err.Error(), "silent for 40s") {
+		if e := nextWithin(t, g, Lost, 45*time.Second); !strings.Contains(e.Err.Error(), "silent for 40 s") {
 			t.Errorf("%v", e.Err)
 		}
 		if took := time.Since(cut); took > 45*time.Second {

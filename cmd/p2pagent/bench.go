@@ -8,13 +8,13 @@ import (
 	"io"
 	"math"
 	"os"
-	"time"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
 	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/measure"
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"github.com/spf13/cobra"
 )
 
@@ -196,7 +196,7 @@ func newBenchProgress(w io.Writer, t *teller) *benchProgress {
 }
 
 func (b *benchProgress) show(p measure.Progress) {
-	text := fmt.Sprintf("round %d of %d  %-7s  %s  %s left", p.Round, p.Rounds, p.Path, rateText(p.Mbps), p.Remaining.Round(time.Second))
+	text := fmt.Sprintf("round %d of %d  %-7s  %s  %s left", p.Round, p.Rounds, p.Path, units.Rate(p.Mbps), units.Duration(p.Remaining))
 	if b.live {
 		b.tell.keep(text)
 		return

@@ -81,8 +81,8 @@ func TestPrintReport(t *testing.T) {
 	var b bytes.Buffer
 	printReport(&b, r)
 	for _, want := range []string{
-		"3.00 Gbit/s", "1.50 Gbit/s", "1.40 Gbit/s to 1.60 Gbit/s", "500µs / 500µs", "not known", "1 %",
-		"1.05 GB + 1.04 GB, 2.09 times the payload", "The direct path carries 2.00 times as much as the relayed one.", "only probes crossed the path that was not measured: 1.2 kB", "direct: it is",
+		"3.00 Gbit/s", "1.50 Gbit/s", "1.40 Gbit/s to 1.60 Gbit/s", "500 µs / 500 µs", "not known", "1 %",
+		"1.05 GB + 1.04 GB, 2.09 times the payload", "The direct path carries 2.00 times as much as the relayed one.", "only probes crossed the path that was not measured: 1.20 kB", "direct: it is",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)
@@ -105,7 +105,7 @@ func TestPrintReport(t *testing.T) {
 	r.Direct = r.Relayed
 	b.Reset()
 	printReport(&b, r)
-	if want := "carried 5.0 kB of payload meanwhile"; !strings.Contains(b.String(), want) {
+	if want := "carried 5.00 kB of payload meanwhile"; !strings.Contains(b.String(), want) {
 		t.Errorf("no %q in\n%s", want, &b)
 	}
 }

@@ -9,22 +9,14 @@ import (
 	"text/tabwriter"
 
 	"github.com/p2pagent/p2pagent/internal/measure"
+	"github.com/p2pagent/p2pagent/internal/units"
 )
-
-func rateText(mbps float64) string {
-	switch {
-	case mbps >= 1000:
-		return fmt.Sprintf("%.2f Gbit/s", mbps/1000)
-	case mbps >= 10:
-		return fmt.Sprintf("%.0f Mbit/s", mbps)
-	}
-	return fmt.Sprintf("%.2f Mbit/s", mbps)
-}
 
 // printReport writes what was measured for people: a column for each path, and
 // what follows from both.
 func printReport(w io.Writer, r *measure.Report) {
-	fmt.Fprintf(w, "%s %s, rounds of %v s, the first %v s of each left out\n", sentence(r.Options), printable(r.Peer), r.Options.Seconds, r.Options.Skip)
+	fmt.Fprintf(w, "%s %s, rounds of %s, the first %s of each left out\n", sentence(r.Options), printable(r.Peer),
+		units.Millis(1000*r.Options.Seconds), units.Millis(1000*r.Options.Skip))
 	var paths []*measure.Figures
 	names, rounds := []string{""}, []string{"rounds"}
 	for _, p := range []struct {
@@ -81,7 +73,7 @@ func sentence(o measure.Options) string {
 		what = fmt.Sprintf("%d streams", o.Streams)
 	}
 	if o.UDPMbps > 0 {
-		what = "datagrams at " + rateText(o.UDPMbps)
+		what = "datagrams at " + units.Rate(o.UDPMbps)
 	}
 	return what + map[string]string{"send": " to", "receive": " from", "both": " each way with"}[o.Direction]
 }
@@ -90,19 +82,19 @@ var benchLines = []struct {
 	name  string
 	value func(*measure.Figures) string
 }{
-	{"goodput, median", func(f *measure.Figures) string { return rateText(f.Goodput) }},
+	{"goodput, median", func(f *measure.Figures) string { return units.Rate(f.Goodput) }},
 	{"  of the rounds", func(f *measure.Figures) string {
-		return rateText(f.GoodputSpread[0]) + " to " + rateText(f.GoodputSpread[1])
+		return units.Rate(f.GoodputSpread[0]) + " to " + units.Rate(f.GoodputSpread[1])
 	}},
 	{"  sent / received", func(f *measure.Figures) string {
 		if f.Sent == nil || f.Received == nil {
 			return "" // one direction
 		}
-		return rateText(*f.Sent) + " / " + rateText(*f.Received)
+		return units.Rate(*f.Sent) + " / " + units.Rate(*f.Received)
 	}},
 	{"rtt idle, p50 / p99", func(f *measure.Figures) string { return millisPair(f.RTT50, f.RTT99) }},
 	{"rtt loaded, p50 / p99", func(f *measure.Figures) string { return millisPair(f.LoadedRTT50, f.LoadedRTT99) }},
-	{"jitter", func(f *measure.Figures) string { return known(f.Jitter, millis) }},
+	{"jitter", func(f *measure.Figures) string { return known(f.Jitter, units.Millis) }},
 	{"loss", func(f *measure.Figures) string {
 		return known(f.Loss, func(v float64) string { return fmt.Sprintf("%.3g %%", v*100) })
 	}},
@@ -110,18 +102,18 @@ var benchLines = []struct {
 		return known(f.MTU, func(n int) string { return fmt.Sprint(n, " bytes") })
 	}},
 	{"CPU here, per GB", func(f *measure.Figures) string {
-		return known(f.CPUPerGB, func(v float64) string { return fmt.Sprintf("%.2f s", v) })
+		return known(f.CPUPerGB, func(v float64) string { return units.Millis(1000 * v) })
 	}},
 	{"socket drops", func(f *measure.Figures) string {
 		return known(f.SocketDrops, func(n uint64) string { return fmt.Sprint(n) })
 	}},
-	{"payload", func(f *measure.Figures) string { return bytesText(f.PayloadBytes) }},
+	{"payload", func(f *measure.Figures) string { return units.Bytes(f.PayloadBytes) }},
 	{"relay, in + out", func(f *measure.Figures) string {
 		if f.RelayBytesIn == nil || f.RelayBytesOut == nil || f.PayloadBytes == 0 {
 			return "-"
 		}
 		sum := *f.RelayBytesIn + *f.RelayBytesOut
-		return fmt.Sprintf("%s + %s, %.2f times the payload", bytesText(*f.RelayBytesIn), bytesText(*f.RelayBytesOut), float64(sum)/float64(f.PayloadBytes))
+		return fmt.Sprintf("%s + %s, %.2f times the payload", units.Bytes(*f.RelayBytesIn), units.Bytes(*f.RelayBytesOut), float64(sum)/float64(f.PayloadBytes))
 	}},
 }
 
@@ -149,10 +141,10 @@ func printElsewhere(w io.Writer, r *measure.Report) {
 		sum.Payload, sum.Fragments, sum.Replays, sum.Probes = sum.Payload+e.Payload, sum.Fragments+e.Fragments, sum.Replays+e.Replays, sum.Probes+e.Probes
 	}
 	if other := sum.Payload + sum.Fragments + sum.Replays; other > 0 {
-		fmt.Fprintf(w, "the path that was not measured carried %s of payload meanwhile, which spoils the comparison\n", bytesText(other))
+		fmt.Fprintf(w, "the path that was not measured carried %s of payload meanwhile, which spoils the comparison\n", units.Bytes(other))
 		return
 	}
-	fmt.Fprintf(w, "only probes crossed the path that was not measured: %s\n", bytesText(sum.Probes))
+	fmt.Fprintf(w, "only probes crossed the path that was not measured: %s\n", units.Bytes(sum.Probes))
 }
 
 func known[T any](v *T, text func(T) string) string {
@@ -166,17 +158,5 @@ func millisPair(a, b *float64) string {
 	if a == nil || b == nil {
 		return "not known"
 	}
-	return millis(*a) + " / " + millis(*b)
-}
-
-func bytesText(n uint64) string {
-	switch {
-	case n >= 1e9:
-		return fmt.Sprintf("%.2f GB", float64(n)/1e9)
-	case n >= 1e6:
-		return fmt.Sprintf("%.1f MB", float64(n)/1e6)
-	case n >= 1e3:
-		return fmt.Sprintf("%.1f kB", float64(n)/1e3)
-	}
-	return fmt.Sprint(n, " bytes")
+	return units.Millis(*a) + " / " + units.Millis(*b)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/p2pagent/p2pagent/internal/agent"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"github.com/p2pagent/p2pagent/signaling"
 	"github.com/spf13/cobra"
 )
@@ -139,7 +140,7 @@ func (c *common) check() error {
 	case c.require != "" && c.require != "direct":
 		return usageError{fmt.Errorf("--require %q: only \"direct\" can be required", c.require)}
 	case c.timeout < 0:
-		return usageError{fmt.Errorf("--timeout %v is negative", c.timeout)}
+		return usageError{fmt.Errorf("--timeout %s is negative", units.Duration(c.timeout))}
 	case c.relayOnly && c.require == "direct":
 		return usageError{errors.New("--relay-only and --require direct exclude each other")}
 	case c.udpPort < 0 || c.udpPort > 65535:

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"github.com/spf13/cobra"
 )
 
@@ -50,7 +51,7 @@ path is direct, but inside a VPN's tunnel).`,
 				out.write(p)
 				return
 			}
-			fmt.Fprintf(cmd.OutOrStdout(), "%s is %s: %s <-> %s%s, rtt %s\n", args[0], p.Path, p.Local, p.Remote, tunnelText(p.Tunnel, p.InTunnel), millis(p.RTT))
+			fmt.Fprintf(cmd.OutOrStdout(), "%s is %s: %s <-> %s%s, rtt %s\n", args[0], p.Path, p.Local, p.Remote, tunnelText(p.Tunnel, p.InTunnel), units.Millis(p.RTT))
 		}
 		timeout := c.timeout
 		if timeout == 0 {

@@ -4,9 +4,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/internal/units"
@@ -229,7 +229,7 @@ func keyShared(peer string, e trace.KeyShared) string {
 		text = fmt.Sprintf("%s: %s took over from %s: two machines have its key", peer, e.To, e.From)
 	}
 	if e.Pause > 0 {
-		text += fmt.Sprintf("; linking again in %g s", e.Pause)
+		text += fmt.Sprintf("; linking again in %s", units.Millis(1000*e.Pause))
 	}
 	return text
 }
@@ -241,7 +241,7 @@ func pathChange(peer string, e trace.PathChanged) (text, tone string) {
 	case e.To == nil:
 		return peer + ": no path" + because(e.Why), red
 	}
-	text = fmt.Sprintf("%s: %s, rtt %s%s", peer, pathText(*e.To), millis(e.RTT), because(e.Why))
+	text = fmt.Sprintf("%s: %s, rtt %s%s", peer, pathText(*e.To), units.Millis(e.RTT), because(e.Why))
 	if e.To.Kind == "direct" && !e.To.InTunnel {
 		return text, green
 	}
@@ -253,7 +253,7 @@ func pathSuspected(peer string, e trace.PathSuspected) (text, tone string) {
 	if !e.Active {
 		return "", ""
 	}
-	text = fmt.Sprintf("%s: %s silent for %s", peer, pathText(e.Path), millis(e.Silent))
+	text = fmt.Sprintf("%s: %s silent for %s", peer, pathText(e.Path), units.Millis(e.Silent))
 	if e.Second == nil {
 		return text + "; there is no second path", yellow
 	}
@@ -314,7 +314,7 @@ func tunnelText(name string, inside bool) string {
 	return ""
 }
 
-// detail is what -v adds: every other event, as its fields.
+// detail is what -v adds: every other event, as its members.
 func detail(r trace.Record) string {
 	switch e := r.Event.(type) {
 	case trace.SignalMessage:
@@ -324,11 +324,73 @@ func detail(r trace.Record) string {
 	case trace.Failure:
 		return e.Where + ": " + e.Err
 	}
-	text := fmt.Sprintf("%s %+v", r.Event.EventName(), r.Event)
+	text := r.Event.EventName()
+	if said := said(reflect.ValueOf(r.Event)); said != "" {
+		text += ": " + said
+	}
 	if r.Peer != "" {
 		text = r.Peer + ": " + text
 	}
 	return text
+}
+
+// said writes the members of an event that have a value, under the names that they
+// have in the trace. A name that ends in a unit of time makes a time of its number.
+func said(event reflect.Value) string {
+	var out []string
+	for i := range event.NumField() {
+		name, _, _ := strings.Cut(event.Type().Field(i).Tag.Get("json"), ",")
+		if name == "" {
+			continue // of a newer version, and read from a file
+		}
+		words := strings.ReplaceAll(name, "_", " ")
+		v := event.Field(i)
+		if v.IsZero() || v.Kind() == reflect.Slice && v.Len() == 0 {
+			continue
+		}
+		if bare, ok := strings.CutSuffix(words, " ms"); ok || words == "ms" {
+			out = append(out, strings.TrimSpace(strings.TrimSuffix(bare, "ms")+" "+units.Millis(asFloat(v))))
+			continue
+		}
+		if bare, ok := strings.CutSuffix(words, " s"); ok {
+			out = append(out, bare+" "+units.Millis(1000*asFloat(v)))
+			continue
+		}
+		if v = reflect.Indirect(v); v.Kind() == reflect.Bool {
+			out = append(out, map[bool]string{true: words, false: "no " + words}[v.Bool()])
+			continue
+		}
+		out = append(out, words+" "+shown(v))
+	}
+	return strings.Join(out, ", ")
+}
+
+func asFloat(v reflect.Value) float64 {
+	if v.CanInt() {
+		return float64(v.Int())
+	}
+	return v.Float()
+}
+
+// shown is one value for people.
+func shown(v reflect.Value) string {
+	switch e := v.Interface().(type) {
+	case trace.Path:
+		return pathText(e)
+	case fmt.Stringer: // addresses, verdicts
+		return e.String()
+	}
+	switch v.Kind() {
+	case reflect.Slice:
+		var items []string
+		for i := range v.Len() {
+			items = append(items, shown(v.Index(i)))
+		}
+		return strings.Join(items, " ")
+	case reflect.Struct:
+		return "(" + said(v) + ")"
+	}
+	return fmt.Sprint(v.Interface())
 }
 
 func because(why string) string {
@@ -336,8 +398,4 @@ func because(why string) string {
 		return ""
 	}
 	return ": " + strings.TrimSuffix(why, ".")
-}
-
-func millis(ms float64) string {
-	return time.Duration(ms * float64(time.Millisecond)).Round(10 * time.Microsecond).String()
 }

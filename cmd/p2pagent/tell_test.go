@@ -3,6 +3,8 @@ package main
 import (
 	"bytes"
 	"net/netip"
+	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -63,15 +65,15 @@ func TestLine(t *testing.T) {
 		{"closed", trace.SessionState{State: "closed", Why: "done"}, "bob: link ended: done", yellow},
 		{"barred", trace.PathBarred{Path: inTunnel, Barred: true, Why: "it carries this link's own packets"}, "bob: direct path 192.0.2.1:1000 <-> 10.99.0.2:2000 inside the tunnel wg0 is not used: it carries this link's own packets", yellow},
 		{"cleared", trace.PathBarred{Path: inTunnel, Why: "it does not"}, "bob: direct path 192.0.2.1:1000 <-> 10.99.0.2:2000 inside the tunnel wg0 may be used: it does not", ""},
-		{"in a tunnel", trace.PathChanged{To: &inTunnel, RTT: 30, Why: "first path"}, "bob: direct path 192.0.2.1:1000 <-> 10.99.0.2:2000 inside the tunnel wg0, rtt 30ms: first path", yellow},
-		{"in the peer's", trace.PathChanged{To: &peersTunnel, RTT: 30, Why: "first path"}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 inside a tunnel of the peer's, rtt 30ms: first path", yellow},
+		{"in a tunnel", trace.PathChanged{To: &inTunnel, RTT: 30, Why: "first path"}, "bob: direct path 192.0.2.1:1000 <-> 10.99.0.2:2000 inside the tunnel wg0, rtt 30 ms: first path", yellow},
+		{"in the peer's", trace.PathChanged{To: &peersTunnel, RTT: 30, Why: "first path"}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 inside a tunnel of the peer's, rtt 30 ms: first path", yellow},
 		{"suspected, not in use", trace.PathSuspected{Path: direct, Silent: 2100}, "", ""},
-		{"suspected, alone", trace.PathSuspected{Path: direct, Silent: 2100, Active: true}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 silent for 2.1s; there is no second path", yellow},
-		{"suspected", trace.PathSuspected{Path: direct, Silent: 2100, Active: true, Second: &relayed}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 silent for 2.1s; sending over a second path too", yellow},
-		{"direct", trace.PathChanged{From: &relayed, To: &direct, RTT: 12.3456, Why: "direct path"}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000, rtt 12.35ms: direct path", green},
-		{"relayed", trace.PathChanged{To: &relayed, RTT: 30, Why: "first path"}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over one relay, rtt 30ms: first path", yellow},
-		{"relayed over TCP", trace.PathChanged{To: &overTCP}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over one relay (TCP), rtt 0s", yellow},
-		{"relayed twice", trace.PathChanged{To: &twice}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over two relays, rtt 0s", yellow},
+		{"suspected, alone", trace.PathSuspected{Path: direct, Silent: 2100, Active: true}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 silent for 2.1 s; there is no second path", yellow},
+		{"suspected", trace.PathSuspected{Path: direct, Silent: 2100, Active: true, Second: &relayed}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000 silent for 2.1 s; sending over a second path too", yellow},
+		{"direct", trace.PathChanged{From: &relayed, To: &direct, RTT: 12.3456, Why: "direct path"}, "bob: direct path 192.0.2.1:1000 <-> 198.51.100.2:2000, rtt 12 ms: direct path", green},
+		{"relayed", trace.PathChanged{To: &relayed, RTT: 30, Why: "first path"}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over one relay, rtt 30 ms: first path", yellow},
+		{"relayed over TCP", trace.PathChanged{To: &overTCP}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over one relay (TCP), rtt 0 s", yellow},
+		{"relayed twice", trace.PathChanged{To: &twice}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over two relays, rtt 0 s", yellow},
 		{"no path", trace.PathChanged{From: &direct, Why: "silent"}, "bob: no path: silent", red},
 		{"verdict of a direct path", trace.Verdict{Path: "direct", Text: "direct: fine"}, "", ""},
 		{"verdict", trace.Verdict{Path: "relayed", Text: "relayed: no UDP", Remedy: "allow UDP"}, "bob: relayed: no UDP; try: allow UDP", ""},
@@ -125,6 +127,79 @@ func TestTeller(t *testing.T) {
 		}
 		if out.String() != tt.want {
 			t.Errorf("%s: %q, want %q", tt.color, &out, tt.want)
+		}
+	}
+}
+
+// fill gives every member of an event a value.
+func fill(t *testing.T, v reflect.Value) {
+	t.Helper()
+	switch v.Interface().(type) {
+	case netip.AddrPort:
+		v.Set(reflect.ValueOf(netip.MustParseAddrPort("192.0.2.1:1000")))
+		return
+	case netip.Addr:
+		v.Set(reflect.ValueOf(netip.MustParseAddr("192.0.2.1")))
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for i := range v.NumField() {
+			fill(t, v.Field(i))
+		}
+	case reflect.Pointer:
+		v.Set(reflect.New(v.Type().Elem()))
+		fill(t, v.Elem())
+	case reflect.Slice:
+		v.Set(reflect.MakeSlice(v.Type(), 2, 2))
+		for i := range v.Len() {
+			fill(t, v.Index(i))
+		}
+	case reflect.String:
+		v.SetString("word")
+	case reflect.Bool:
+		v.SetBool(true)
+	case reflect.Int, reflect.Int64:
+		v.SetInt(1234)
+	case reflect.Float64:
+		v.SetFloat(1234.5678)
+	default:
+		t.Fatalf("no value for %v", v.Type())
+	}
+}
+
+// With -v every event has a line for people: no pointers, no braces of Go, and no
+// figures that nobody reads.
+func TestDetail(t *testing.T) {
+	for _, e := range trace.Events() {
+		v := reflect.New(reflect.TypeOf(e)).Elem()
+		fill(t, v)
+		full := trace.Record{Peer: "bob", Event: v.Interface().(trace.Event)}
+		told, _ := line(full, true)
+		for _, text := range []string{told, detail(full), detail(trace.Record{Event: e})} {
+			if m := regexp.MustCompile(`0x|[{}&]|%!|invalid|map\[|<nil>|\d\.\d{2,}`).FindString(text); m != "" {
+				t.Errorf("%s: %q in %q", e.EventName(), m, text)
+			}
+		}
+	}
+	yes, no, mapping := true, false, "endpoint-independent"
+	at := netip.MustParseAddrPort
+	for _, tt := range []struct {
+		e    trace.Event
+		want string
+	}{
+		{trace.NATMeasured{UDP: &yes, Mapping: &mapping, Mapped: []netip.AddrPort{at("198.51.100.2:5000"), at("198.51.100.2:5001")}},
+			"bob: nat.measured: udp, mapping endpoint-independent, mapped 198.51.100.2:5000 198.51.100.2:5001"},
+		{trace.NATMeasured{UDP: &no, Remote: true}, "bob: nat.measured: no udp, remote"},
+		{trace.NATMeasured{}, "bob: nat.measured"},
+		{trace.AttemptEnded{ID: "x", Sent: 120, MS: 5012, Why: "nothing arrived"}, "bob: attempt.ended: id x, checks sent 120, 5 s, why nothing arrived"},
+		{trace.PathAdded{Path: trace.Path{Kind: "direct", Local: at("192.0.2.1:1"), Remote: at("192.0.2.2:2")}, RTT: 0.1346, Size: 1200},
+			"bob: path.added: path direct path 192.0.2.1:1 <-> 192.0.2.2:2, rtt 130 µs, size 1200"},
+		{trace.SessionState{State: "dialing"}, "bob: session.state: state dialing"},
+		{trace.Unknown{Name: "of.tomorrow"}, "bob: of.tomorrow"},
+	} {
+		if got := detail(trace.Record{Peer: "bob", Event: tt.e}); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/p2pagent/p2pagent/internal/cli"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"github.com/p2pagent/p2pagent/relay"
 )
 
@@ -129,7 +130,7 @@ func (o *options) plan(getenv func(string) string) (*plan, error) {
 		check(p.needsState())
 	}
 	if o.grace < 0 {
-		check(fmt.Errorf("--grace %v: negative", o.grace))
+		check(fmt.Errorf("--grace %s: negative", units.Duration(o.grace)))
 	}
 	if p.listen == "" {
 		p.listen = ":8080"

@@ -374,13 +374,13 @@ func (l *link) peerFailed(r *attemptRef) {
 	if at == nil {
 		return
 	}
-	err := fmt.Errorf("%w: %q", punch.ErrPeerFailed, clip(r.Why, 200))
+	why := fmt.Errorf("%q", clip(r.Why, 200))
 	if !at.running {
-		l.attemptEnded(at, punch.Result{}, err)
+		l.attemptEnded(at, punch.Result{}, fmt.Errorf("%w: %w", punch.ErrPeerFailed, why))
 		return
 	}
 	select {
-	case at.peerFailed <- err:
+	case at.peerFailed <- why: // punch says whose it is
 	default:
 	}
 }

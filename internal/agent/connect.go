@@ -13,6 +13,7 @@ import (
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"github.com/p2pagent/p2pagent/signaling"
 	"golang.org/x/sync/errgroup"
 )
@@ -267,18 +268,18 @@ func (c *Connector) timedOut(waited time.Duration) error {
 	case !connected:
 		return Unreachable(last, waited)
 	case !c.present && !c.known.Confirmed():
-		return withHint(fmt.Errorf("%w: %s did not come within %v, and it has never confirmed the pairing", ErrPeerAbsent, c.peer.Name, waited),
+		return withHint(fmt.Errorf("%w: %s did not come within %s, and it has never confirmed the pairing", ErrPeerAbsent, c.peer.Name, units.Duration(waited)),
 			"pair again: `p2pagent listen --pair` there, and the new code here")
 	case !c.present:
-		return withHint(fmt.Errorf("%w: %s did not come within %v", ErrPeerAbsent, c.peer.Name, waited), "run `p2pagent listen` there")
+		return withHint(fmt.Errorf("%w: %s did not come within %s", ErrPeerAbsent, c.peer.Name, units.Duration(waited)), "run `p2pagent listen` there")
 	case c.declined != nil:
-		return withHint(fmt.Errorf("%w, and so for %v", c.declined, waited), "`p2pagent status` there lists its links")
+		return withHint(fmt.Errorf("%w, and so for %s", c.declined, units.Duration(waited)), "`p2pagent status` there lists its links")
 	case c.env.cfg.RequireDirect || c.current != nil && c.current.requireDirect():
 		text := "none was found"
 		if c.current != nil {
 			text = c.current.judged().reason(time.Now())
 		}
-		return withHint(fmt.Errorf("%w within %v: %s", ErrOnlyRelayed, waited, text), "leave out --require direct to use the relay")
+		return withHint(fmt.Errorf("%w within %s: %s", ErrOnlyRelayed, units.Duration(waited), text), "leave out --require direct to use the relay")
 	}
 	e := noPathError{peer: c.peer.Name, why: "it is there, but has not answered", remedy: "look at what `p2pagent listen` prints there"}
 	switch {
@@ -566,7 +567,7 @@ func Unreachable(last error, waited time.Duration) error {
 	if errors.As(last, &advised) {
 		hint = advised.Hint()
 	}
-	return withHint(fmt.Errorf("%w within %v: %v", ErrSignaling, waited.Round(time.Second), last), "%s", hint)
+	return withHint(fmt.Errorf("%w within %s: %v", ErrSignaling, units.Duration(waited), last), "%s", hint)
 }
 
 // SignalingError gives an error that ended signaling.Client.Run its meaning and

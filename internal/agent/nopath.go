@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"github.com/p2pagent/p2pagent/relay"
 )
 
@@ -93,7 +94,7 @@ type noPathError struct {
 func (e *noPathError) Error() string {
 	text := ErrNoPath.Error() + " " + e.peer
 	if e.waited > 0 {
-		text += fmt.Sprintf(" within %v", e.waited)
+		text += " within " + units.Duration(e.waited)
 	}
 	return text + ": " + e.why
 }

@@ -74,7 +74,7 @@ func TestRelayMissing(t *testing.T) {
 	if !errors.As(err, &none) || !errors.Is(err, ErrNoPath) {
 		t.Fatalf("ended with %v", err)
 	}
-	for _, want := range []string{"within 1s", dead + ": connection refused over TCP", "--relay-only"} {
+	for _, want := range []string{"within 1 s", dead + ": connection refused over TCP", "--relay-only"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q says nothing of %q", err, want)
 		}

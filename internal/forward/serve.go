@@ -12,6 +12,7 @@ import (
 	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/internal/trouble"
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 // An Accepting stream is one that the peer opened and that waits for an answer.
@@ -123,7 +124,7 @@ func relay(ctx context.Context, id int64, kind session.Kind, target string, loca
 const answerWithin = 30 * time.Second
 
 // ErrNoAnswer is why the wait of a connection for its target is over.
-var ErrNoAnswer = fmt.Errorf("no answer within %v", answerWithin)
+var ErrNoAnswer = fmt.Errorf("no answer within %s", units.Duration(answerWithin))
 
 // An Opener opens a stream to the peer. It may wait for a session, within ctx,
 // whose cause may be [ErrNoAnswer].

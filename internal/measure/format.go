@@ -5,6 +5,8 @@ import (
 	"math"
 	"strconv"
 	"strings"
+
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 // space keeps a figure and its unit on one line.
@@ -82,20 +84,8 @@ func yesNo(v *bool) string {
 	}
 }
 
-// byteSize shows a size in units of a thousand.
-func byteSize(n uint64) string {
-	if n < 1000 {
-		return strconv.FormatUint(n, 10) + space + "B"
-	}
-	v := float64(n)
-	for _, unit := range []string{"kB", "MB", "GB", "TB"} {
-		v /= 1000
-		if v < 999.5 {
-			return number(v) + space + unit
-		}
-	}
-	return number(v/1000) + space + "PB"
-}
+// byteSize shows a size as [units.Bytes] does, on one line.
+func byteSize(n uint64) string { return strings.ReplaceAll(units.Bytes(n), " ", space) }
 
 func optionalBytes(n *uint64) string {
 	if n == nil {

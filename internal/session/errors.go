@@ -9,6 +9,8 @@ import (
 	"os"
 
 	"github.com/quic-go/quic-go"
+
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 // Errors that callers branch on.
@@ -68,7 +70,7 @@ func sessionError(err error) error {
 	case errors.As(err, &idle):
 		return ErrIdle
 	case errors.As(err, &handshake):
-		return broken(fmt.Sprintf("no answer to the handshake within %v", handshakeIdle))
+		return broken(fmt.Sprintf("no answer to the handshake within %s", units.Duration(handshakeIdle)))
 	case errors.As(err, &version):
 		return broken("the peer speaks no version of QUIC that this side does")
 	case errors.As(err, &stateless):

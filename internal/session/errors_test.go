@@ -28,7 +28,7 @@ func TestErrorsInOurWords(t *testing.T) {
 		{&quic.ApplicationError{ErrorCode: 7}, "session closed: use of closed network connection", ErrClosed},
 		{quic.ErrTransportClosed, "session closed: use of closed network connection", ErrClosed},
 		{&quic.IdleTimeoutError{}, "peer silent for the idle timeout", ErrIdle},
-		{&quic.HandshakeTimeoutError{}, "no answer to the handshake within 5s", net.ErrClosed},
+		{&quic.HandshakeTimeoutError{}, "no answer to the handshake within 5 s", net.ErrClosed},
 		{&quic.VersionNegotiationError{}, "the peer speaks no version of QUIC that this side does", net.ErrClosed},
 		{&quic.StatelessResetError{}, "the peer does not know this session any more", net.ErrClosed},
 		{&quic.StreamLimitReachedError{}, "the peer allows no more streams at once", ErrNoStream},

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/stunmsg"
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 // Our own retransmission times. RFC 8489 begins at 500 ms; here somebody waits
@@ -31,7 +32,7 @@ type TimeoutError struct {
 }
 
 func (e *TimeoutError) Error() string {
-	s := fmt.Sprintf("%v from %v to %d requests in %v", ErrTimeout, e.Dst, e.Sends, e.After.Round(time.Millisecond))
+	s := fmt.Sprintf("%v from %v to %d requests in %s", ErrTimeout, e.Dst, e.Sends, units.Duration(e.After))
 	if e.Err != nil {
 		s += ": " + e.Err.Error()
 	}

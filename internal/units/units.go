@@ -28,17 +28,17 @@ func Duration(d time.Duration) string {
 			if v == 0 {
 				return "0 s"
 			}
-			return decimal(v, 2) + " " + u.name
+			return trimmed(fixed(v, 2)) + " " + u.name
 		}
 	}
-	return decimal(float64(d)/float64(24*time.Hour), 2) + " days"
+	return trimmed(fixed(float64(d)/float64(24*time.Hour), 2)) + " days"
 }
 
 // Millis is [Duration] for milliseconds, the unit of times in events and reports.
 func Millis(ms float64) string { return Duration(time.Duration(ms * float64(time.Millisecond))) }
 
 // Bytes shows a size with three significant digits, in units of a thousand: 512 B,
-// 6.4 kB, 1.13 GB.
+// 6.40 kB, 1.13 GB.
 func Bytes(n uint64) string { return scaled(float64(n), "B", "kB", "MB", "GB", "TB", "PB") }
 
 // Rate shows a rate of so many megabits (10^6 bits) a second with three significant
@@ -54,7 +54,10 @@ func scaled(v float64, units ...string) string {
 	for ; i < len(units)-1 && rounded(v, 3) >= 1000; i++ {
 		v /= 1000
 	}
-	return decimal(v, 3) + " " + units[i]
+	if i == 0 { // whole ones
+		return strconv.FormatFloat(v, 'f', 0, 64) + " " + units[0]
+	}
+	return fixed(v, 3) + " " + units[i]
 }
 
 // rounded is v with so many significant digits.
@@ -66,15 +69,19 @@ func rounded(v float64, digits int) float64 {
 	return r
 }
 
-// decimal writes v with so many significant digits, none of them a zero behind the
-// point that says nothing.
-func decimal(v float64, digits int) string {
+// fixed writes v with so many significant digits.
+func fixed(v float64, digits int) string {
 	v = rounded(v, digits)
 	places := 0
 	if v != 0 {
 		places = max(0, digits-1-int(math.Floor(math.Log10(math.Abs(v)))))
 	}
-	s := strconv.FormatFloat(v, 'f', places, 64)
+	return strconv.FormatFloat(v, 'f', places, 64)
+}
+
+// trimmed takes away zeros behind the point: a timeout of 2.0 s reads like a
+// measurement.
+func trimmed(s string) string {
 	if strings.Contains(s, ".") {
 		s = strings.TrimSuffix(strings.TrimRight(s, "0"), ".")
 	}

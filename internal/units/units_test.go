@@ -43,7 +43,7 @@ func TestDuration(t *testing.T) {
 
 func TestBytes(t *testing.T) {
 	for n, want := range map[uint64]string{
-		0: "0 B", 1: "1 B", 999: "999 B", 1000: "1 kB", 6412: "6.41 kB", 999499: "999 kB", 999500: "1 MB",
+		0: "0 B", 1: "1 B", 999: "999 B", 1000: "1.00 kB", 6412: "6.41 kB", 999499: "999 kB", 999500: "1.00 MB",
 		1132000000: "1.13 GB", 3170000000: "3.17 GB", 346e6: "346 MB", 18446744073709551615: "18400 PB",
 	} {
 		if got := Bytes(n); got != want {
@@ -54,7 +54,7 @@ func TestBytes(t *testing.T) {
 
 func TestRate(t *testing.T) {
 	for mbps, want := range map[float64]string{
-		0: "0 bit/s", 0.0005: "500 bit/s", 0.9: "900 kbit/s", 9.876: "9.88 Mbit/s", 346.4: "346 Mbit/s", 999.6: "1 Gbit/s", 2741: "2.74 Gbit/s",
+		0: "0 bit/s", 0.0005: "500 bit/s", 0.9: "900 kbit/s", 9.876: "9.88 Mbit/s", 346.4: "346 Mbit/s", 999.6: "1.00 Gbit/s", 2741: "2.74 Gbit/s",
 	} {
 		if got := Rate(mbps); got != want {
 			t.Errorf("%v: %q, want %q", mbps, got, want)

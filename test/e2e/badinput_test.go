@@ -217,7 +217,7 @@ var badInput = []struct {
 	{"peer that is away", func(t *testing.T, w *world) outcome {
 		h, _ := w.friends(t, "dave")
 		return h.run(t, "ping", "--timeout", "5s", "dave")
-	}, 4, "dave did not come within 5s"},
+	}, 4, "dave did not come within 5 s"},
 	{"target that is not allowed", args("pipe", "bob", "127.0.0.1:22"), 8, "127.0.0.1:22 is not on this side's --allow list"},
 	{"data for a target that is not allowed", piped("127.0.0.1:22"), 8, "127.0.0.1:22 is not on this side's --allow list"},
 	{"data for a target where nobody is", piped(nobody), 1, "connection refused"},
@@ -240,7 +240,7 @@ var badInput = []struct {
 	{"and what to do", args("pipe", "--relay-only", "--turn", "turn:127.0.0.1:9", "--timeout", "3s", "bob"), 7, "try: give the server's user and password with --turn-auth-file"},
 	{"relay that is down", relayed("ping", "turn:127.0.0.1:1?transport=tcp"), 7, "127.0.0.1:1: connection refused over TCP"},
 	{"relay that is down, told before the end", relayed("connect", "turn:127.0.0.1:1?transport=tcp"), 7, "bob: no relay: 127.0.0.1:1: connection refused over TCP; try: "},
-	{"relay that is down, for data", relayed("pipe", "turn:127.0.0.1:1?transport=tcp"), 7, "no path to the peer bob within 3s: no relay (127.0.0.1:1: connection refused over TCP)"},
+	{"relay that is down, for data", relayed("pipe", "turn:127.0.0.1:1?transport=tcp"), 7, "no path to the peer bob within 3 s: no relay (127.0.0.1:1: connection refused over TCP)"},
 	{"relay that is silent", func(t *testing.T, w *world) outcome {
 		hole, err := net.ListenPacket("udp4", "127.0.0.1:0")
 		if err != nil {

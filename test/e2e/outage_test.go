@@ -71,7 +71,7 @@ func TestServerComesVeryLate(t *testing.T) {
 	guest := code(t, fresh)
 	w.kill(t)
 	link := w.alice.start(t, "connect", "bob")
-	if got := newHome(t, w.url).run(t, "connect", "--timeout", "35s", guest); got.code != 6 || !strings.Contains(got.stderr, "signaling unreachable within 35s") {
+	if got := newHome(t, w.url).run(t, "connect", "--timeout", "35s", guest); got.code != 6 || !strings.Contains(got.stderr, "signaling unreachable within 35 s") {
 		t.Errorf("connect with a code, without a server: exit code %d, want 6:\n%s", got.code, got.stderr)
 	}
 	w.again(t)

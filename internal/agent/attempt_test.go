@@ -1,0 +1,34 @@
+package agent
+
+import (
+	"errors"
+	"strings"
+	"testing"
+
+	"github.com/p2pagent/p2pagent/punch"
+)
+
+// That the peer gave an attempt up is said once, with its reason, whether our side
+// of the attempt ran by then or not.
+func TestPeerGaveUpOnce(t *testing.T) {
+	a, _ := bothRelayed(t)
+	const why = "no direct path after 5 s: nothing arrived"
+	onLoop(a, func() {
+		at := newAttempt("x", punch.TriggerFirst)
+		a.attempts.current = at
+		a.peerFailed(&attemptRef{ID: "x", Why: why})
+		err := a.attempts.lastErr
+		if !errors.Is(err, punch.ErrPeerFailed) || err.Error() != `the peer gave up: "`+why+`"` {
+			t.Errorf("before it ran: %v", err)
+		}
+
+		at = newAttempt("y", punch.TriggerRetry)
+		at.running = true
+		a.attempts.current = at
+		a.peerFailed(&attemptRef{ID: "y", Why: why})
+		if err := <-at.peerFailed; strings.Contains(err.Error(), "gave up") || !strings.Contains(err.Error(), why) {
+			t.Errorf("to punch, which says who gave up: %v", err)
+		}
+		a.attempts.current = nil
+	})
+}
