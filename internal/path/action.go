@@ -41,8 +41,8 @@ type (
 		id           int
 		since, until time.Duration
 	}
-	// holdPayload has payload wait, or lets it go.
-	holdPayload struct{ hold bool }
+	// pausePayload has payload wait, or lets it go.
+	pausePayload struct{ on bool }
 	// becameUsable, becameSuspect and becameAlive tell of a path's life.
 	becameUsable  struct{ path *track }
 	becameSuspect struct {
@@ -56,7 +56,10 @@ type (
 	// becameBarred tells that a path is taken to carry our own packets,
 	// becameCleared that it does not after all.
 	becameBarred  struct{ path *track }
-	becameCleared struct{ path *track }
+	becameCleared struct {
+		path *track
+		why  string
+	}
 )
 
 func (openPath) isAction()      {}
@@ -72,6 +75,6 @@ func (becameSuspect) isAction() {}
 func (becameAlive) isAction()   {}
 func (becameDead) isAction()    {}
 func (becameTunnel) isAction()  {}
-func (holdPayload) isAction()   {}
+func (pausePayload) isAction()  {}
 func (becameBarred) isAction()  {}
 func (becameCleared) isAction() {}

@@ -110,15 +110,14 @@ func (c *Conn) apply(now time.Duration, actions []action) (sends []outgoing, rep
 		case becameAlive:
 			c.signalMoved()
 			c.tell(Change{Event: Recovered, Path: c.status(a.path)})
-		case holdPayload:
-			c.out.hold(a.hold)
+		case pausePayload:
+			c.out.pause(a.on)
 		case becameBarred:
 			c.cfg.Trace.Emit(trace.PathBarred{Path: c.tracePath(a.path), Barred: true, Why: whyBarred})
 			c.tell(Change{Event: Barred, Path: c.status(a.path), Why: whyBarred})
 		case becameCleared:
-			const why = "probes are answered while no payload leaves"
-			c.cfg.Trace.Emit(trace.PathBarred{Path: c.tracePath(a.path), Why: why})
-			c.tell(Change{Event: Cleared, Path: c.status(a.path), Why: why})
+			c.cfg.Trace.Emit(trace.PathBarred{Path: c.tracePath(a.path), Why: a.why})
+			c.tell(Change{Event: Cleared, Path: c.status(a.path), Why: a.why})
 		case becameTunnel:
 			c.tell(Change{Event: Rerouted, Path: c.status(a.path)})
 		case becameDead:

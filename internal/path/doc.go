@@ -72,8 +72,8 @@
 // Only direct paths are doubted, and relayed ones in tunnels. Where no probe meets
 // such a moment by itself, one is made: payload waits for a trial, which ends with
 // the answer, one round trip of the path later, or after two round trips and four
-// deviations (in a tunnel, three of its shortest round trips if that is less),
-// between 100 ms and 2 s. A path is preferred to one that works only when it is
+// deviations, between 300 ms and 2 s (in a tunnel, three of its shortest round
+// trips if that is less, from 150 ms on). A path is preferred to one that works only when it is
 // cleared, and one in a tunnel doubles nothing before. With the third trial in a
 // row that brings no answer, though the path answers otherwise, it is barred: it
 // is never used. It is tried again after 30 s, after one minute, and then every

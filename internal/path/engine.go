@@ -331,7 +331,7 @@ func (e *engine) inTunnel(p *track, ours string, peers bool) {
 	if p.inTunnel() == was {
 		return
 	}
-	p.doubt()
+	e.judgeAnew(p, clearance{}, "it goes another way now")
 	if p.state != Probing {
 		e.do(becameTunnel{p})
 	}

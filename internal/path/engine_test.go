@@ -28,9 +28,9 @@ type bench struct {
 	mtu     int                // this host refuses longer ones; 0: none
 	flow    bool               // payload leaves all the time, while it may
 	own     map[key]bool       // our own payload carries what goes over these
-	held    bool               // payload waits
-	holds   []time.Duration    // for how long it did
-	heldAt  time.Duration
+	paused  bool               // payload waits
+	pauses  []time.Duration    // for how long it did
+	since   time.Duration
 	waiting []pending // probes that wait with it
 	answers []pending
 	log     []string  // actions other than probes, with their times
@@ -83,7 +83,7 @@ func (b *bench) settle() {
 			p := b.byID(a.id)
 			switch {
 			case p == nil || b.silent[p.key]:
-			case b.own[p.key] && b.held:
+			case b.own[p.key] && b.paused:
 				b.waiting = append(b.waiting, pending{key: p.key, seq: a.seq})
 			case b.own[p.key]:
 				b.sentAt = b.now + 1 // what carries it leaves after it
@@ -91,8 +91,8 @@ func (b *bench) settle() {
 			default:
 				b.answers = append(b.answers, pending{b.now + b.rtt, p.key, a.seq})
 			}
-		case holdPayload:
-			b.hold(a.hold)
+		case pausePayload:
+			b.pause(a.on)
 		case trust, consent:
 		default:
 			b.log = append(b.log, fmt.Sprintf("%v %s", b.now, describe(a)))
@@ -103,16 +103,16 @@ func (b *bench) settle() {
 	}
 }
 
-func (b *bench) hold(on bool) {
-	if on == b.held {
-		b.t.Errorf("payload is held: %v, and again", on)
+func (b *bench) pause(on bool) {
+	if on == b.paused {
+		b.t.Errorf("payload is paused: %v, and again", on)
 	}
-	b.held = on
+	b.paused = on
 	if on {
-		b.heldAt = b.now
+		b.since = b.now
 		return
 	}
-	b.holds = append(b.holds, b.now-b.heldAt)
+	b.pauses = append(b.pauses, b.now-b.since)
 	for _, a := range b.waiting {
 		b.sentAt = b.now + 1
 		b.answers = append(b.answers, pending{b.now + b.rtt, a.key, a.seq})
@@ -164,7 +164,7 @@ func (b *bench) run(d time.Duration) {
 			return
 		}
 		b.now = max(b.now, next)
-		if b.flow && !b.held {
+		if b.flow && !b.paused {
 			b.sentAt = max(b.sentAt, b.now-time.Millisecond)
 		}
 		if i := slices.IndexFunc(b.answers, func(a pending) bool { return a.at <= b.now }); i >= 0 {

@@ -26,7 +26,7 @@ type outbox struct {
 	filled sync.Cond // something waits, or the end has come
 	taken  sync.Cond // there is room, or the end has come
 	wait   []*batch
-	held   bool // nothing is handed out
+	paused bool // nothing is handed out
 	ended  bool
 }
 
@@ -104,20 +104,20 @@ func (t *batch) add(b []byte) int {
 	return n
 }
 
-// hold stops handing out, or goes on.
-func (o *outbox) hold(on bool) {
+// pause stops handing out, or goes on.
+func (o *outbox) pause(on bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.held = on
+	o.paused = on
 	o.filled.Signal()
 }
 
 // take waits for a batch; nil is the end. What was put before the end is still
-// handed out, held or not.
+// handed out, paused or not.
 func (o *outbox) take() *batch {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	for !o.ended && (len(o.wait) == 0 || o.held) {
+	for !o.ended && (len(o.wait) == 0 || o.paused) {
 		o.filled.Wait()
 	}
 	if len(o.wait) == 0 {

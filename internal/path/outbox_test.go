@@ -86,3 +86,46 @@ func TestOutboxWaits(t *testing.T) {
 		}
 	})
 }
+
+// What is put while the outbox is paused waits, and comes when the pause ends or
+// the outbox does.
+func TestOutboxPause(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var o outbox
+		o.init()
+		taken := make(chan string, 10)
+		go func() {
+			for b := o.take(); b != nil; b = o.take() {
+				taken <- string(b.b)
+			}
+			close(taken)
+		}()
+		put := func(s string) {
+			if err := o.put([]byte(s), len(s)); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+		}
+		o.pause(true)
+		put("one")
+		put("another")
+		if len(taken) != 0 {
+			t.Fatalf("%q was taken in the pause", <-taken)
+		}
+		o.pause(false)
+		synctest.Wait()
+		if len(taken) != 2 || <-taken != "one" || <-taken != "another" {
+			t.Error("what waited did not come")
+		}
+		o.pause(true)
+		put("the last")
+		o.end()
+		synctest.Wait()
+		if got, ok := <-taken; got != "the last" {
+			t.Errorf("at the end: %q, %v", got, ok)
+		}
+		if got, ok := <-taken; ok {
+			t.Errorf("after the end: %q", got)
+		}
+	})
+}

@@ -74,7 +74,7 @@ type probe struct {
 	at      time.Duration
 	due     time.Duration
 	overdue bool
-	trial   bool // sent while payload was held for it
+	trial   bool // sent while payload waited for it
 }
 
 func (p *track) hops() (n int) {
@@ -137,7 +137,7 @@ func (p *track) fastPause() (d time.Duration, ok bool) {
 }
 
 // answered takes the answer to a probe. Where that may have waited for payload
-// that we held, it says nothing of the round trip.
+// that we let wait, it says nothing of the round trip.
 func (p *track) answered(now time.Duration, s probe, waited bool) {
 	if !waited || p.rtt == 0 {
 		p.sample(now - s.at)

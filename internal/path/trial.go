@@ -3,10 +3,14 @@ package path
 import "time"
 
 const (
-	trialMin   = 100 * time.Millisecond // shortest pause of payload for a trial
-	trialMax   = 2 * time.Second        // longest
-	trialAsks  = 4                      // probes in it
-	trialPause = time.Second            // between two trials, of whatever paths
+	// A pause of payload for a trial ends with the answer, or after this. The first
+	// two are the least that is waited for one, so that a busy machine bars nothing.
+	trialMin       = 300 * time.Millisecond
+	trialMinTunnel = 150 * time.Millisecond // where no answer is likelier
+	trialMax       = 2 * time.Second
+
+	trialAsks  = 4           // probes in it
+	trialPause = time.Second // between two trials, of whatever paths
 
 	failuresToBar = 3                // trials in a row that bring no answer bar the path
 	barredPause   = 30 * time.Second // to the next trial of a barred path; doubles
@@ -63,11 +67,15 @@ func (p *track) doubt() { p.cleared.at = 0 }
 
 // quiet notes that a probe of p was answered while no payload left.
 func (e *engine) quiet(now time.Duration, p *track) {
-	was := p.cleared.barred
-	p.cleared = clearance{at: now}
-	if was {
-		e.do(becameCleared{p})
+	e.judgeAnew(p, clearance{at: now}, "probes are answered while no payload leaves")
+}
+
+// judgeAnew puts aside what trials have said of p.
+func (e *engine) judgeAnew(p *track, c clearance, why string) {
+	if p.cleared.barred {
+		e.do(becameCleared{p, why})
 	}
+	p.cleared = c
 }
 
 // wantsTrial reports whether payload might go to a path that is not cleared, and
@@ -128,7 +136,7 @@ func (e *engine) runTrial(now time.Duration) {
 	}
 	wait := best.trialWait()
 	e.trial = &trial{id: best.id, until: now + wait, gap: wait / 8}
-	e.do(holdPayload{true})
+	e.do(pausePayload{true})
 	e.ask(now, best)
 }
 
@@ -136,11 +144,11 @@ func (e *engine) runTrial(now time.Duration) {
 // believed of a path outside of tunnels: its queues are full. That of a tunnel
 // which our payload carries grows with each trial, the peer's too.
 func (p *track) trialWait() time.Duration {
-	wait := 2*p.rtt + 4*p.rttVar
+	wait, least := 2*p.rtt+4*p.rttVar, trialMin
 	if p.inTunnel() {
-		wait = min(wait, 3*p.rttMin)
+		wait, least = min(wait, 3*p.rttMin), trialMinTunnel
 	}
-	return min(max(wait, trialMin), trialMax)
+	return min(max(wait, least), trialMax)
 }
 
 // ask sends a probe of the trial: at once, and after an eighth, three eighths
@@ -156,7 +164,7 @@ func (e *engine) ask(now time.Duration, p *track) {
 
 func (e *engine) endTrial(now time.Duration) {
 	e.trial, e.trialAt, e.releasedAt = nil, now+trialPause, now
-	e.do(holdPayload{false})
+	e.do(pausePayload{false})
 }
 
 // trialFailed counts, and bars the path after enough of them.

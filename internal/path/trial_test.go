@@ -18,8 +18,8 @@ func relayedBench(t *testing.T) *bench {
 	b.own = make(map[key]bool)
 	b.try(relayedKey2)
 	b.run(10 * time.Second)
-	if b.cur.primary != 1 || len(b.holds) != 0 {
-		t.Fatalf("path %d in use, payload held %v", b.cur.primary, b.holds)
+	if b.cur.primary != 1 || len(b.pauses) != 0 {
+		t.Fatalf("path %d in use, payload waited %v", b.cur.primary, b.pauses)
 	}
 	b.flow = true
 	b.log = nil
@@ -35,8 +35,8 @@ func (b *bench) logged(what string) (n int) {
 	return n
 }
 
-func (b *bench) heldFor() (d time.Duration) {
-	for _, h := range b.holds {
+func (b *bench) pausedFor() (d time.Duration) {
+	for _, h := range b.pauses {
 		d += h
 	}
 	return d
@@ -54,16 +54,16 @@ func TestTrialBarsOwnPath(t *testing.T) {
 	if !p.cleared.barred || p.state != Alive || b.logged("barred") != 1 {
 		t.Fatalf("%+v, %q", p.cleared, b.log)
 	}
-	if len(b.holds) != failuresToBar || b.heldFor() > failuresToBar*trialMin+20*msec {
-		t.Errorf("payload was held %v", b.holds)
+	if len(b.pauses) != failuresToBar || b.pausedFor() > failuresToBar*trialMin+20*msec {
+		t.Errorf("payload waited %v", b.pauses)
 	}
 	if p.rtt > 2*b.rtt {
-		t.Errorf("round trip of %v learnt from probes that we held up ourselves", p.rtt)
+		t.Errorf("round trip of %v learnt from probes that waited for ourselves", p.rtt)
 	}
-	b.holds = nil
+	b.pauses = nil
 	b.run(10 * time.Minute)
-	if n := len(b.holds); n < 4 || n > 7 || slices.Max(b.holds) > trialMin+10*msec {
-		t.Errorf("payload was held %v in ten minutes", b.holds)
+	if n := len(b.pauses); n < 4 || n > 7 || slices.Max(b.pauses) > trialMin+10*msec {
+		t.Errorf("payload waited %v in ten minutes", b.pauses)
 	}
 	if b.logged("route") != 0 || b.cur.primary != 1 {
 		t.Errorf("moved: %q", b.log)
@@ -75,15 +75,15 @@ func TestTrialBarsOwnPath(t *testing.T) {
 	}
 }
 
-// Where payload does not flow all the time, nothing has to be held: the pauses
+// Where payload does not flow all the time, it need not wait: the pauses
 // are there.
 func TestQuietClears(t *testing.T) {
 	b := relayedBench(t)
 	b.flow = false
 	b.try(testKey)
 	b.run(time.Minute)
-	if len(b.holds) != 0 || b.cur.primary != 2 {
-		t.Errorf("payload was held %v, path %d in use", b.holds, b.cur.primary)
+	if len(b.pauses) != 0 || b.cur.primary != 2 {
+		t.Errorf("payload waited %v, path %d in use", b.pauses, b.cur.primary)
 	}
 
 	// Of a tunnel the first answer tells both: that it is one, and that it is clear.
@@ -92,8 +92,8 @@ func TestQuietClears(t *testing.T) {
 	b.said = probeMark{tunnel: true}
 	b.try(testKey)
 	b.run(b.rtt)
-	if p := b.find(testKey); !p.inTunnel() || !p.clear(b.now) || len(b.holds) != 0 {
-		t.Errorf("%+v, payload was held %v", p.cleared, b.holds)
+	if p := b.find(testKey); !p.inTunnel() || !p.clear(b.now) || len(b.pauses) != 0 {
+		t.Errorf("%+v, payload waited %v", p.cleared, b.pauses)
 	}
 
 	// Nor do they clear a path that our own payload carries: it answers for each
@@ -119,8 +119,8 @@ func TestTrialClears(t *testing.T) {
 			t.Errorf("round trip %v: path %d in use: %q", rtt, b.cur.primary, b.log)
 		}
 		b.run(10 * time.Minute)
-		if len(b.holds) != 1 || b.holds[0] > rtt+10*msec || b.logged("barred") > 0 {
-			t.Errorf("round trip %v: payload was held %v", rtt, b.holds)
+		if len(b.pauses) != 1 || b.pauses[0] > rtt+10*msec || b.logged("barred") > 0 {
+			t.Errorf("round trip %v: payload waited %v", rtt, b.pauses)
 		}
 	}
 }
@@ -129,16 +129,17 @@ func TestTrialClears(t *testing.T) {
 // change under it.
 func TestTrialsOfTunnels(t *testing.T) {
 	b := relayedBench(t)
+	vpn := "tun0"
 	b.tunnelOf = func(k key) string {
 		if k == testKey {
-			return "tun0"
+			return vpn
 		}
 		return ""
 	}
 	b.try(testKey)
 	b.run(10 * time.Minute)
-	if n := len(b.holds); n < 18 || n > 21 || slices.Max(b.holds) > b.rtt {
-		t.Errorf("payload was held %d times in ten minutes, at most %v", n, slices.Max(b.holds))
+	if n := len(b.pauses); n < 18 || n > 21 || slices.Max(b.pauses) > b.rtt {
+		t.Errorf("payload waited %d times in ten minutes, at most %v", n, slices.Max(b.pauses))
 	}
 	b.own[testKey] = true
 	b.run(clearFor + 10*time.Second)
@@ -147,6 +148,14 @@ func TestTrialsOfTunnels(t *testing.T) {
 	}
 	if b.logged("route") != 0 {
 		t.Errorf("moved: %q", b.log)
+	}
+
+	// Another route makes another path of it.
+	b.own[testKey] = false
+	vpn = ""
+	b.run(routesEvery + probeEvery)
+	if b.logged("cleared") != 1 || b.cur.primary != 2 {
+		t.Errorf("path %d in use: %q", b.cur.primary, b.log)
 	}
 }
 
@@ -171,8 +180,8 @@ func TestNoTrialOfSlowPath(t *testing.T) {
 	b.rtt = trialMax
 	b.try(testKey)
 	b.run(5 * time.Minute)
-	if len(b.holds) != 0 || b.logged("barred") > 0 || b.cur.primary != 1 {
-		t.Errorf("payload was held %v, path %d in use: %q", b.holds, b.cur.primary, b.log)
+	if len(b.pauses) != 0 || b.logged("barred") > 0 || b.cur.primary != 1 {
+		t.Errorf("payload waited %v, path %d in use: %q", b.pauses, b.cur.primary, b.log)
 	}
 	b.flow = false
 	b.run(10 * time.Second)
@@ -187,8 +196,8 @@ func TestNoTrialAlone(t *testing.T) {
 	b.flow = true
 	b.try(testKey)
 	b.run(10 * time.Minute)
-	if len(b.holds) != 0 || b.cur.primary != 1 {
-		t.Errorf("payload was held %v, path %d in use", b.holds, b.cur.primary)
+	if len(b.pauses) != 0 || b.cur.primary != 1 {
+		t.Errorf("payload waited %v, path %d in use", b.pauses, b.cur.primary)
 	}
 }
 

@@ -180,7 +180,7 @@ func TestOwnTunnelIsNotUsed(t *testing.T) {
 		longest = max(longest, ms)
 	}
 	t.Logf("longest wait for an answer %d ms", longest)
-	if longest > 2000 {
+	if longest > 5000 { // it was minutes, or for ever
 		t.Errorf("a connection waited %d ms for its answer", longest)
 	}
 
