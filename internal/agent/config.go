@@ -72,7 +72,6 @@ const (
 	attemptGrace    = 3 * time.Second        // a selected pair becomes a proved path
 	healAfter       = time.Second            // without any live path
 	heardLately     = 3 * time.Second        // the peer probes more often than that while it lives
-	goneAfter       = 170 * time.Second      // a reboot of the peer's router; the session's own end comes at 180 s
 	// A peer that is away may be waiting with another secret; see identity.Peer.
 	otherSecretAfter = 5 * time.Second
 	meetTimeout      = 4 * time.Second // the peer answers handshake message 1

@@ -311,6 +311,9 @@ func (c *Connector) event(ctx context.Context, ev signaling.Event, self identity
 		c.present = true
 		c.env.sighted(c.peer, func(s *sighting) { s.present = true })
 		c.notePeer(true, "")
+		if c.current != nil {
+			c.current.sighted()
+		}
 		if rest := time.Until(c.restUntil); rest > 0 {
 			c.retry.Reset(rest)
 			return nil

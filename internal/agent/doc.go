@@ -46,6 +46,7 @@
 //	denied      l→c  those that are not on its list; what is on it may still not
 //	                 answer, and is not dialed for this
 //	rival       l→c  another process with the listener's key has taken its place
+//	awake       both the sender's machine slept, and for how long
 //	bye         both the link ends on purpose
 //
 // Members and messages that a side does not know are ignored. A peer without runs

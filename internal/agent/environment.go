@@ -30,6 +30,7 @@ type environment struct {
 	links     []*link
 	kicked    time.Time             // when we last reconnected to signaling of our own accord
 	port      int                   // --udp-port, until it is taken
+	freed     time.Time             // when a link was ended for its memory
 	changed   chan struct{}         // closed and replaced at every change
 	sightings map[contact]*sighting // of those that this process waits for
 	binds     bindTable
@@ -170,7 +171,7 @@ func (e *environment) watchNetwork(ctx context.Context) error {
 		if changed || e.tunnels.Load() == nil {
 			e.lookAtTunnels() // before the links act on it
 		}
-		if changed || slept {
+		if changed || slept > 0 {
 			why := "this machine's addresses changed"
 			if !changed {
 				why = "this machine slept"
@@ -178,6 +179,9 @@ func (e *environment) watchNetwork(ctx context.Context) error {
 			e.client.Kick(why)
 			for _, l := range e.live() {
 				l.networkChanged()
+				if slept > 0 {
+					l.wokeUp(slept)
+				}
 			}
 		}
 		select {
@@ -213,12 +217,16 @@ type networkWatch struct {
 	at    time.Time
 }
 
-// look takes what is there now. changed: an address of ours came or went. slept: the
-// wall clock ran ahead of the monotonic one, or nobody looked for long. An error
+// look takes what is there now. changed: an address of ours came or went. slept: for how
+// long the wall clock ran ahead of the monotonic one, or nobody looked, when that is
+// more than delay; 0: it is not. An error
 // says nothing of the network: what was known before stays in force.
-func (w *networkWatch) look(now time.Time, addrs []net.Addr, err error) (changed, slept bool) {
+func (w *networkWatch) look(now time.Time, addrs []net.Addr, err error) (changed bool, slept time.Duration) {
 	if !w.at.IsZero() {
-		slept = now.Round(0).Sub(w.at.Round(0)) > now.Sub(w.at)+2*watchInterval || now.Sub(w.at) > 5*watchInterval
+		wall, awake := now.Round(0).Sub(w.at.Round(0)), now.Sub(w.at)
+		if wall > awake+2*watchInterval || awake > 5*watchInterval {
+			slept = max(wall, awake) - watchInterval
+		}
 	}
 	w.at = now
 	if err != nil {

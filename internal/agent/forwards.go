@@ -60,7 +60,7 @@ func (c *Connector) ServeLocals(ctx context.Context, locals []Local) error {
 	return first
 }
 
-// Open opens a stream to the peer, as soon as there is a session.
+// Open opens a stream to the peer, as soon as there is a session whose path works.
 func (c *Connector) Open(ctx context.Context, h session.Header) (forward.Opened, error) {
 	return c.open(ctx, h, func() {})
 }
@@ -84,10 +84,11 @@ func (c *Connector) open(ctx context.Context, h session.Header, late func()) (fo
 	}
 }
 
-// session is the one that the peer is reached by now; nil: none.
+// session is the one that the peer is reached by now; nil: none. One that is silent is
+// none: its peer may be asleep, for minutes.
 func (c *Connector) session() *session.Session {
 	for _, l := range c.env.live() {
-		if s := l.session.Load(); s != nil {
+		if s := l.session.Load(); s != nil && l.works() {
 			return s
 		}
 	}
@@ -116,8 +117,13 @@ func (c *Connector) openLocal(ctx context.Context, h session.Header) (forward.Op
 	return s, err
 }
 
-// missing says why there is no session.
+// missing says why there is no session that works.
 func (c *Connector) missing() string {
+	for _, l := range c.env.live() {
+		if l.session.Load() != nil {
+			return l.judged().at(time.Now()).Text
+		}
+	}
 	for _, p := range c.env.waiting() {
 		return strings.TrimSuffix(p.Verdict.Text, "; waiting")
 	}

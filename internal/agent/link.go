@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -67,6 +66,8 @@ type link struct {
 	probed        bool
 	probeAt       time.Time // when the NAT's filtering is measured, if still relayed
 	outage        outage
+	unheard       unheard
+	hearAt        time.Time                     // when the session's counters are looked at again
 	announced     map[candidates.Candidate]bool // the peer's, that the trace has
 	bindRefused   map[string]string             // -R that were refused, and why, as traced
 	asked         int                           // targets that the peer has asked about
@@ -76,9 +77,10 @@ type link struct {
 
 	// read by others
 	session    atomic.Pointer[session.Session]
-	peerDirect atomic.Bool // the peer requires a direct path
-	left       atomic.Bool // signaling says that the peer is gone
-	wasUp      atomic.Bool // there is a session, or was
+	peerDirect atomic.Bool  // the peer requires a direct path
+	left       atomic.Bool  // signaling says that the peer is gone
+	wasUp      atomic.Bool  // there is a session, or was
+	waiting    atomic.Int64 // since when it waits for a peer that may be asleep, Unix nanoseconds; 0: it does not
 	enc        atomic.Pointer[encounter]
 	verdict    atomic.Pointer[judgement]
 }
@@ -186,6 +188,8 @@ func (l *link) begin() {
 	l.earlyAt = time.Now().Add(earlyAnnounce)
 	l.allocate()
 	l.outage.since = time.Now()
+	l.unheard.paths(l.outage.since, false)
+	l.hearAt = l.outage.since.Add(hearEvery)
 	l.outage.next = l.outage.since.Add(2 * healAfter)
 }
 
@@ -205,27 +209,33 @@ func (l *link) gathered() {
 
 // loop owns the link's state until the session or ctx ends.
 func (l *link) loop(ctx context.Context, sessionEnd <-chan error) error {
+	due := time.Now() // when the timer ends
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		var f func()
 		select {
-		case f := <-l.todo:
-			f()
+		case f = <-l.todo:
 		case <-timer.C:
-			l.tick(time.Now())
+			f = func() { l.tick(time.Now()) }
 		case err := <-sessionEnd:
 			return err
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}
-		timer.Reset(time.Until(l.wake()))
+		if now := time.Now(); now.Sub(due) > overslept {
+			l.unheard.woke(now) // before anything is made of the silence meanwhile
+		}
+		f()
+		due = l.wake()
+		timer.Reset(time.Until(due))
 	}
 }
 
 // wake is when something is due next.
 func (l *link) wake() time.Time {
 	at := time.Now().Add(time.Minute)
-	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.relaying.udpAt, l.relaying.oldAt, l.relaying.takeAt, l.outage.due(), l.goneAt(), l.probeAt, l.earlyAt} {
+	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.relaying.udpAt, l.relaying.oldAt, l.relaying.takeAt, l.outage.due(), l.givesUpAt(), l.longWaitDue(), l.hearAt, l.probeAt, l.earlyAt} {
 		if !t.IsZero() && t.Before(at) {
 			at = t
 		}
@@ -273,8 +283,13 @@ func (l *link) tick(now time.Time) {
 			l.probeNAT()
 		}
 	}
-	if due(l.goneAt()) {
-		l.end(fmt.Errorf("%w: it has left signaling, and all paths are silent", ErrPeerAbsent))
+	if due(l.hearAt) {
+		l.hear(now)
+	}
+	l.noteLongWait(now)
+	if due(l.givesUpAt()) {
+		_, why := l.unheard.giveUp()
+		l.end(why)
 	}
 }
 
@@ -332,6 +347,8 @@ func (l *link) handle(m *message) {
 		l.env.answerTargets(l, m.Targets)
 	case m.Denied != nil:
 		l.targetsAnswered(m.Denied)
+	case m.Awake != nil:
+		l.peerAwoke(m.Awake)
 	case m.Bye != nil:
 		l.end(&session.PeerClosedError{Reason: clip(m.Bye.Why, 200)})
 	}
@@ -382,6 +399,10 @@ func (l *link) attach(e *encounter) {
 	l.left.Store(false)
 	l.do(func() {
 		l.goneSince = time.Time{}
+		l.unheard.met(time.Now())
+		if !l.outage.since.IsZero() {
+			l.outage.next = time.Now() // what was renewed while it was away may be old
+		}
 		if l.generation > 0 && !l.outage.since.IsZero() {
 			l.announce() // the peer may have missed the last one
 			l.permitPeer()
@@ -411,6 +432,7 @@ func (l *link) detach(gone bool) {
 		if gone && l.goneSince.IsZero() {
 			l.goneSince = time.Now()
 		}
+		l.unheard.left(time.Now())
 		l.noteRunEnded()
 		l.reviewVerdict()
 	})
@@ -427,30 +449,14 @@ func (l *link) use(s servers) {
 	})
 }
 
-// givesUpAt is when the link ends if nothing passes until then: the only place that
-// knows. Zero: there is no such time.
+// givesUpAt is when the link ends if nothing changes until then: the only place that
+// knows. Zero: there is no such time. Without a session the wait for one is bounded.
 func (l *link) givesUpAt() time.Time {
-	if l.outage.since.IsZero() {
+	if l.session.Load() == nil {
 		return time.Time{}
 	}
-	at := l.outage.since.Add(session.IdleTimeout)
-	if gone := l.goneAt(); !gone.IsZero() && gone.Before(at) {
-		at = gone
-	}
+	at, _ := l.unheard.giveUp()
 	return at
-}
-
-// goneAt is when a peer that left signaling is given up: all paths silent for
-// goneAfter as well.
-func (l *link) goneAt() time.Time {
-	if l.goneSince.IsZero() || l.outage.since.IsZero() {
-		return time.Time{}
-	}
-	at := l.goneSince
-	if l.outage.since.After(at) {
-		at = l.outage.since
-	}
-	return at.Add(goneAfter)
 }
 
 // pathChanged is everything that path reports.
@@ -520,24 +526,28 @@ func (l *link) works() bool { return l.session.Load() != nil && l.post.alive.Loa
 func (l *link) noteOutage() {
 	active, ok := l.conn.Active()
 	l.post.alive.Store(ok && active.State == path.Alive)
+	now := time.Now()
+	var alive bool
 	var answered time.Time
 	for _, p := range l.conn.Status() {
 		if p.Barred != "" {
 			continue
 		}
-		if p.State == path.Alive {
-			l.outage = outage{}
-			return
-		}
+		alive = alive || p.State == path.Alive
 		if p.State != path.Probing && p.Answered.After(answered) {
 			answered = p.Answered
 		}
 	}
+	if alive {
+		l.outage = outage{}
+		l.unheard.paths(now, true)
+		return
+	}
 	if l.outage.since.IsZero() {
-		now := time.Now()
 		if answered.IsZero() {
 			answered = now
 		}
+		l.unheard.paths(answered, false)
 		l.outage = outage{since: answered, next: now.Add(healAfter)}
 	}
 }
@@ -548,7 +558,7 @@ func (l *link) noteOutage() {
 func (l *link) heal(now time.Time) {
 	o := &l.outage
 	o.heals++
-	o.next = now.Add(healBackoff(o.heals))
+	o.next = now.Add(healBackoff(o.heals, !l.goneSince.IsZero()))
 	if l.session.Load() == nil && o.heals == 1 {
 		return
 	}
@@ -566,8 +576,12 @@ func (l *link) heal(now time.Time) {
 	l.gather(l.announce)
 }
 
-// healBackoff spreads the renewals of a long outage.
-func healBackoff(heals int) time.Duration {
+// healBackoff spreads the renewals of a long outage. A peer that has gone cannot be told
+// of them, and may be asleep.
+func healBackoff(heals int, gone bool) time.Duration {
+	if gone && heals > 1 {
+		return 2 * time.Minute
+	}
 	return min(2*time.Second<<min(heals-1, 4), 20*time.Second)
 }
 

@@ -406,10 +406,16 @@ func (h *host) giveUpOne() {
 	}
 }
 
-// succeed ends the links of runs that the peer's machine knows to be over.
+// succeed ends the links that are over when a run of the peer's machine offers a new one:
+// those of runs that it knows to have ended, and an earlier one of its own, which it has
+// given up.
 func (h *host) succeed(o offer) {
 	for _, l := range h.links {
-		if !l.peerRun.IsZero() && l.peerRun != o.Run && slices.Contains(o.Ended, l.peerRun) {
+		switch {
+		case l.peerRun.IsZero(): // an older peer
+		case l.peerRun == o.Run:
+			l.end(errReplaced)
+		case slices.Contains(o.Ended, l.peerRun):
 			l.runEnded()
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/session"
@@ -95,29 +94,5 @@ func TestTooManyLinks(t *testing.T) {
 	}
 	if err := c.Run(ctx); err != nil {
 		t.Errorf("with one that is gone: %v", err)
-	}
-}
-
-// A link whose peer has left signaling and is silent outlives a reboot of the
-// peer's router, but not its own session.
-func TestGoneAfter(t *testing.T) {
-	now := time.Now()
-	for _, tt := range []struct {
-		name         string
-		gone, outage time.Time
-		want         time.Time
-	}{
-		{"there", time.Time{}, now, time.Time{}},
-		{"gone, but not silent", now, time.Time{}, time.Time{}},
-		{"silent, then gone", now, now.Add(-40 * time.Second), now.Add(goneAfter)},
-		{"gone, then silent", now, now.Add(40 * time.Second), now.Add(40*time.Second + goneAfter)},
-	} {
-		l := &link{goneSince: tt.gone, outage: outage{since: tt.outage}}
-		if got := l.goneAt(); !got.Equal(tt.want) {
-			t.Errorf("%s: given up at %v, want %v", tt.name, got, tt.want)
-		}
-	}
-	if goneAfter < 2*time.Minute || goneAfter >= 3*time.Minute {
-		t.Errorf("%v is shorter than the reboot of a router, or longer than the session lives", goneAfter)
 	}
 }

@@ -37,6 +37,7 @@ type message struct {
 	Targets    *targetsQuestion `json:"targets,omitempty"`
 	Denied     *targetsAnswer   `json:"denied,omitempty"`
 	Rival      *rival           `json:"rival,omitempty"`
+	Awake      *awake           `json:"awake,omitempty"`
 	Bye        *bye             `json:"bye,omitempty"`
 }
 
@@ -131,6 +132,10 @@ type targetsAnswer struct {
 // rival is the word of a listener that another process with its key has its place.
 type rival struct{}
 
+type awake struct {
+	SleptMS int64 `json:"slept_ms"`
+}
+
 type bye struct {
 	Why string `json:"why,omitempty"`
 }
@@ -166,6 +171,8 @@ func (m *message) name() string {
 		return "denied"
 	case m.Rival != nil:
 		return "rival"
+	case m.Awake != nil:
+		return "awake"
 	case m.Bye != nil:
 		return "bye"
 	}
@@ -177,7 +184,7 @@ func (m *message) members() (n int) {
 	for _, set := range []bool{
 		m.Offer != nil, m.Answer != nil, m.Candidates != nil, m.Relay != nil, m.Attempt != nil, m.Opened != nil,
 		m.Selected != nil, m.Failed != nil, m.Want != nil, m.Bind != nil, m.Bound != nil,
-		m.Targets != nil, m.Denied != nil, m.Rival != nil, m.Bye != nil,
+		m.Targets != nil, m.Denied != nil, m.Rival != nil, m.Awake != nil, m.Bye != nil,
 	} {
 		if set {
 			n++
@@ -219,6 +226,10 @@ func decodeMessage(b []byte) (*message, error) {
 			return bad("key of the wrong size")
 		}
 		m.Offer.Ended = m.Offer.Ended[:min(len(m.Offer.Ended), identity.MaxEndedRuns)]
+	case m.Awake != nil:
+		if m.Awake.SleptMS < 0 || m.Awake.SleptMS > maxSlept.Milliseconds() {
+			return bad("no time that a machine sleeps")
+		}
 	case m.Candidates != nil:
 		m.Candidates.List = capped(m.Candidates.List)
 	case m.Relay != nil:

@@ -28,7 +28,7 @@ func everyMessage() []*message {
 		{Opened: &attemptRef{ID: "a"}}, {Selected: &attemptRef{ID: "a"}}, {Failed: &attemptRef{ID: "a", Why: "why"}},
 		{Want: &want{punch.TriggerNetwork}}, {Bind: &bindRequest{"r0", "127.0.0.1:80"}}, {Bound: &bindAnswer{ID: "r0", Addr: "127.0.0.1:80"}},
 		{Targets: &targetsQuestion{"t1", []string{"localhost:22"}}}, {Denied: &targetsAnswer{"t1", []string{"localhost:22"}}},
-		{Rival: &rival{}}, {Bye: &bye{"bye"}},
+		{Rival: &rival{}}, {Awake: &awake{SleptMS: 200_000}}, {Bye: &bye{"bye"}},
 	}
 }
 
@@ -185,7 +185,7 @@ func TestPost(t *testing.T) {
 func TestBackoffs(t *testing.T) {
 	for name, f := range map[string]func(int) int64{
 		"link":       func(n int) int64 { return linkBackoff(n).Milliseconds() },
-		"heal":       func(n int) int64 { return healBackoff(n).Milliseconds() },
+		"heal":       func(n int) int64 { return healBackoff(n, false).Milliseconds() },
 		"allocation": func(n int) int64 { return allocationBackoff(n).Milliseconds() },
 	} {
 		last := int64(0)

@@ -40,8 +40,9 @@ func TestRunEnded(t *testing.T) {
 	}
 }
 
-// Of the links of one peer only those of the named runs end. A process beside the
-// new one, and one that does not tell its run, keep theirs.
+// Of the links of one peer only those of the named runs end, and an earlier one of the
+// run that offers a new one. A process beside it, and one that does not tell its run,
+// keep theirs.
 func TestSuccession(t *testing.T) {
 	_, a, b, _ := twoMachines(t)
 	peer, _ := befriend(t, a, b)
@@ -59,12 +60,20 @@ func TestSuccession(t *testing.T) {
 		return o.Link
 	}
 	killed, beside, next := identity.NewRunID(), identity.NewRunID(), identity.NewRunID()
-	propose(killed)
-	others := []linkID{propose(beside), propose(identity.RunID{}), propose(next, killed, identity.RunID{})}
-	_, at := await(t, b.events, 0, func(e trace.SessionState) bool { return e.State == "closed" })
-	if e, _, _ := find(b.events, at-1, func(trace.SessionState) bool { return true }); !strings.Contains(e.Why, errRunEnded.Error()) {
-		t.Errorf("a link ended: %s", e.Why)
+	ends := func(at int, why error) int {
+		t.Helper()
+		e, at := await(t, b.events, at, func(e trace.SessionState) bool { return e.State == "closed" })
+		if !strings.Contains(e.Why, why.Error()) {
+			t.Errorf("a link ended: %s; want %v", e.Why, why)
+		}
+		return at
 	}
+	propose(killed)
+	others := []linkID{propose(beside), propose(identity.RunID{})}
+	propose(next, killed, identity.RunID{})
+	at := ends(0, errRunEnded)
+	others = append(others, propose(next))
+	at = ends(at, errReplaced)
 	if _, _, none := find(b.events, at, func(e trace.SessionState) bool { return e.State == "closed" }); none == nil {
 		t.Error("another link ended too")
 	}

@@ -8,7 +8,6 @@ import (
 
 	"github.com/p2pagent/p2pagent/candidates"
 	"github.com/p2pagent/p2pagent/internal/path"
-	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/punch"
 )
 
@@ -109,26 +108,5 @@ func TestJudgeSilence(t *testing.T) {
 				t.Error("taken for what will stay so")
 			}
 		})
-	}
-}
-
-// The link ends at the first of what may end it.
-func TestGivesUpAt(t *testing.T) {
-	now := time.Now()
-	for _, tt := range []struct {
-		name         string
-		gone, outage time.Time
-		want         time.Time
-	}{
-		{"alive", time.Time{}, time.Time{}, time.Time{}},
-		{"silent, and there", time.Time{}, now, now.Add(session.IdleTimeout)},
-		{"silent, and gone", now, now, now.Add(goneAfter)},
-		{"silent, and gone much later", now.Add(time.Minute), now, now.Add(session.IdleTimeout)},
-		{"gone, and not silent", now, time.Time{}, time.Time{}},
-	} {
-		l := &link{goneSince: tt.gone, outage: outage{since: tt.outage}}
-		if got := l.givesUpAt(); !got.Equal(tt.want) {
-			t.Errorf("%s: given up at %v, want %v", tt.name, got, tt.want)
-		}
 	}
 }

@@ -11,13 +11,13 @@ import (
 // uses, and bounded.
 const MaxConnections = 512
 
-const (
-	// IdleTimeout ends a session through which nothing has come for so long: a
-	// link outlives reboots of both routers and of the signaling server. The
-	// peer is declared gone by whoever watches the paths; this is the bound
-	// when nobody does.
-	IdleTimeout = 3 * time.Minute
+// IdleTimeout is when a session ends on which nothing arrives: a session outlives a
+// quarter of an hour of the peer's sleep. The peer is declared gone by whoever watches
+// the paths, sooner if there is reason; this is the bound when nobody does. A peer from
+// before has three minutes, and the smaller of both counts.
+const IdleTimeout = 17 * time.Minute
 
+const (
 	// keepAlive keeps IdleTimeout from ending a link on which nothing is
 	// sent. NAT mappings are kept by path probes, so it need not be short.
 	keepAlive = 25 * time.Second

@@ -21,7 +21,7 @@ type Config struct {
 	Conn        net.PacketConn  // carries the packets; the caller closes it after the session
 	Peer        net.Addr        // the one address that Conn uses for the peer; needed by Dial
 	TLS         *tls.Config     // both sides' certificates pinned, see internal/identity
-	IdleTimeout time.Duration   // 0: 3 minutes; the smaller of both sides' counts
+	IdleTimeout time.Duration   // 0: [IdleTimeout]; the smaller of both sides' counts
 	Trace       *trace.Recorder // may be nil
 }
 
@@ -181,12 +181,14 @@ type Stats struct {
 	RTT         time.Duration // smoothed
 	PacketsSent uint64
 	PacketsLost uint64 // as the sender sees it
+
+	PacketsReceived uint64
 }
 
 // Stats returns the session's counters.
 func (s *Session) Stats() Stats {
 	c := s.conn.ConnectionStats()
-	return Stats{RTT: c.SmoothedRTT, PacketsSent: c.PacketsSent, PacketsLost: c.PacketsLost}
+	return Stats{RTT: c.SmoothedRTT, PacketsSent: c.PacketsSent, PacketsLost: c.PacketsLost, PacketsReceived: c.PacketsReceived}
 }
 
 // Done is closed when the session has ended, for whatever reason.
