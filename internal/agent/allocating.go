@@ -56,12 +56,17 @@ func (l *link) startTry(s servers) {
 	if try.stale {
 		l.renewCredentials()
 	}
-	again := l.relaying.failures > 0
+	if l.relaying.failures > 0 && len(s.turn) > 0 { // the names may lead elsewhere by now; the next try knows
+		l.work(func(ctx context.Context) {
+			found := l.env.resolve(ctx, s)
+			l.do(func() { l.useAddresses(found) })
+		})
+	}
 	l.work(func(context.Context) {
 		defer cancel(nil)
-		if again { // the names may lead elsewhere by now
-			s = s.resolved(ctx, candidates.URI.Resolve)
-			l.do(func() { l.useAddresses(try, s) })
+		if len(s.turn) == 0 {
+			s = l.env.resolve(ctx, s)
+			l.do(func() { l.useAddresses(s) })
 		}
 		ctx, stop := context.WithTimeout(ctx, allocateTimeout)
 		defer stop()
@@ -70,9 +75,10 @@ func (l *link) startTry(s servers) {
 	})
 }
 
-// useAddresses takes what the names of a try's servers led to.
-func (l *link) useAddresses(try *allocationTry, s servers) {
-	if l.relaying.try != try || !try.servers.sameCredentials(l.servers) {
+// useAddresses takes what the names of servers led to, unless they are no longer
+// the ones in use.
+func (l *link) useAddresses(s servers) {
+	if !s.sameCredentials(l.servers) || !slices.Equal(s.turnURIs, l.servers.turnURIs) {
 		return
 	}
 	had := len(l.servers.stun)
@@ -150,8 +156,8 @@ func (l *link) stopTrying(why error) {
 // allocated takes an allocation that a try has brought.
 func (l *link) allocated(try *allocationTry, alloc *relay.Allocation) {
 	r := &l.relaying
-	if r.try != try {
-		l.work(func(context.Context) { alloc.Close() }) // too late; its farewell may take a second
+	if r.try != try || l.requireDirect() { // the peer may have said so meanwhile
+		l.work(func(context.Context) { alloc.Close() }) // its farewell may take a second
 		return
 	}
 	if err := l.conn.AddCarrier(alloc, path.Relayed, nil); err != nil {

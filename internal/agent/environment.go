@@ -34,6 +34,7 @@ type environment struct {
 	changed   chan struct{}         // closed and replaced at every change
 	sightings map[contact]*sighting // of those that this process waits for
 	binds     bindTable
+	names     map[candidates.URI]addresses // of servers, as they were last found
 }
 
 // newEnvironment prepares what links share. patient: whatever answers at the address

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net/netip"
 	"slices"
 	"time"
@@ -36,6 +37,9 @@ type turnServer struct {
 // none reports that no servers are known, not even by name.
 func (s servers) none() bool { return len(s.stunURIs) == 0 && len(s.turnURIs) == 0 }
 
+// maxNames bounds what is remembered of names.
+const maxNames = 64
+
 // maxServers bounds the addresses that are asked at once, whatever DNS says.
 const maxServers = 8
 
@@ -57,7 +61,29 @@ func (e *environment) serversFor(ctx context.Context, c *signaling.Credentials) 
 			s.expires = time.Now().Add(c.TTL * 9 / 10)
 		}
 	}
-	return s.resolved(ctx, candidates.URI.Resolve)
+	return e.resolve(ctx, s)
+}
+
+// resolve looks the names of servers up, and remembers what they led to.
+func (e *environment) resolve(ctx context.Context, s servers) servers {
+	e.mu.Lock()
+	known := maps.Clone(e.names)
+	e.mu.Unlock()
+	found := lookUp(ctx, slices.Concat(s.stunURIs, s.turnURIs), candidates.URI.Resolve, known)
+	e.mu.Lock()
+	if len(e.names) > maxNames {
+		e.names = nil // of servers that are no more
+	}
+	if e.names == nil {
+		e.names = make(map[candidates.URI]addresses)
+	}
+	for u, a := range found {
+		if a.any() {
+			e.names[u] = a
+		}
+	}
+	e.mu.Unlock()
+	return s.at(found)
 }
 
 func (e *environment) parse(texts []string) []candidates.URI {
@@ -76,19 +102,14 @@ func (e *environment) parse(texts []string) []candidates.URI {
 // A lookup finds the addresses of a server in one family, "ip4" or "ip6".
 type lookup func(u candidates.URI, ctx context.Context, network string) ([]netip.AddrPort, error)
 
-// resolved looks the names up, within resolveTimeout. An address that was known
-// before stays when its name leads nowhere now.
-func (s servers) resolved(ctx context.Context, find lookup) servers {
-	found := lookUp(ctx, slices.Concat(s.stunURIs, s.turnURIs), find)
+// at takes the addresses of the names.
+func (s servers) at(found map[candidates.URI]addresses) servers {
 	var v4, v6 [][]netip.AddrPort
 	for _, u := range s.stunURIs {
 		v4, v6 = append(v4, found[u].v4), append(v6, found[u].v6)
 	}
-	if stun := append(candidates.TakeTurns(v4, maxServers), candidates.TakeTurns(v6, maxServers)...); len(stun) > 0 {
-		s.stun = stun
-	}
+	s.stun = append(candidates.TakeTurns(v4, maxServers), candidates.TakeTurns(v6, maxServers)...)
 
-	before := s.turn
 	s.turn, s.unresolved = nil, nil
 	byTransport := make(map[string][][]turnServer)
 	for _, u := range s.turnURIs {
@@ -97,10 +118,6 @@ func (s servers) resolved(ctx context.Context, find lookup) servers {
 		var list []turnServer
 		for _, a := range addrs {
 			list = append(list, turnServer{u, a})
-		}
-		if len(list) == 0 {
-			list = slices.Clone(before)
-			list = slices.DeleteFunc(list, func(t turnServer) bool { return t.uri != u })
 		}
 		if len(list) == 0 {
 			err := found[u].err
@@ -131,8 +148,9 @@ func (a addresses) any() bool { return len(a.v4) > 0 || len(a.v6) > 0 }
 // lookUp asks for both families of all names at once, for at most
 // resolveTimeout. When there is something of every name, the rest is waited for
 // a little longer: a resolver that does not answer to AAAA is no reason to wait
-// (RFC 8305 section 3).
-func lookUp(ctx context.Context, uris []candidates.URI, find lookup) map[candidates.URI]addresses {
+// (RFC 8305 section 3). What was known of a name before stays as long as nothing
+// else is heard: where UDP has just stopped, so has DNS mostly.
+func lookUp(ctx context.Context, uris []candidates.URI, find lookup, known map[candidates.URI]addresses) map[candidates.URI]addresses {
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
 	type result struct {
@@ -148,7 +166,7 @@ func lookUp(ctx context.Context, uris []candidates.URI, find lookup) map[candida
 		if _, twice := found[u]; twice {
 			continue
 		}
-		found[u] = addresses{}
+		found[u] = known[u]
 		for _, network := range []string{"ip4", "ip6"} {
 			left++
 			go func() {
@@ -158,14 +176,19 @@ func lookUp(ctx context.Context, uris []candidates.URI, find lookup) map[candida
 		}
 	}
 	var enough <-chan time.Time
+	if everyName(found) {
+		enough = time.After(resolveGrace)
+	}
 	for ; left > 0; left-- {
 		select {
 		case r := <-results:
 			a := found[r.uri]
 			switch {
+			case r.network == "ip4" && r.err != nil:
+				a.err = r.err
 			case r.network == "ip4":
-				a.v4, a.err = r.addrs, r.err
-			default:
+				a.v4 = r.addrs
+			case r.err == nil:
 				a.v6 = r.addrs
 			}
 			found[r.uri] = a

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -86,7 +87,7 @@ func TestServersOfNames(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				began := time.Now()
-				s := servers{stunURIs: uris(t, tt.stun), turnURIs: uris(t, tt.turn)}.resolved(t.Context(), tt.records.find)
+				s := tt.records.resolve(t, servers{stunURIs: uris(t, tt.stun), turnURIs: uris(t, tt.turn)}, nil)
 				var stun, turn []string
 				for _, a := range s.stun {
 					stun = append(stun, a.Addr().String())
@@ -111,18 +112,38 @@ func TestServersOfNames(t *testing.T) {
 	}
 }
 
-// What was known of a name stays when it leads nowhere for a while.
+// resolve looks the names of servers up.
+func (n nameServer) resolve(t *testing.T, s servers, known map[candidates.URI]addresses) servers {
+	return s.at(lookUp(t.Context(), slices.Concat(s.stunURIs, s.turnURIs), n.find, known))
+}
+
+// What was known of a name stays when nothing is heard of it for a while, and is
+// not waited for.
 func TestServersStay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := servers{stunURIs: uris(t, []string{"stun:t.example"}), turnURIs: uris(t, []string{"turn:t.example"})}
-		s = s.resolved(t.Context(), nameServer{"t.example ip4": {"192.0.2.1", 0}}.find)
-		later := s.resolved(t.Context(), nameServer{}.find)
-		if len(later.turn) != 1 || later.turn[0] != s.turn[0] || len(later.stun) != 1 || later.unresolved != nil {
-			t.Errorf("%+v", later)
+		known := make(map[candidates.URI]addresses)
+		for _, u := range slices.Concat(s.stunURIs, s.turnURIs) {
+			known[u] = addresses{v4: []netip.AddrPort{netip.AddrPortFrom(netip.MustParseAddr("192.0.2.1"), u.Port)}}
 		}
-		moved := s.resolved(t.Context(), nameServer{"t.example ip4": {"192.0.2.2", 0}}.find)
-		if len(moved.turn) != 1 || moved.turn[0].addr.Addr() != netip.MustParseAddr("192.0.2.2") {
-			t.Errorf("%+v", moved)
+		for _, tt := range []struct {
+			name    string
+			records nameServer
+			want    string
+			takes   time.Duration
+		}{
+			{"no such name", nameServer{}, "192.0.2.1", 0},
+			{"no answer", nameServer{"t.example ip4": {"", time.Hour}, "t.example ip6": {"", time.Hour}}, "192.0.2.1", resolveGrace},
+			{"moved", nameServer{"t.example ip4": {"192.0.2.2", time.Millisecond}}, "192.0.2.2", time.Millisecond},
+		} {
+			began := time.Now()
+			got := tt.records.resolve(t, s, known)
+			if len(got.turn) != 1 || got.turn[0].addr.Addr().String() != tt.want || len(got.stun) != 1 || got.unresolved != nil {
+				t.Errorf("%s: %+v", tt.name, got)
+			}
+			if took := time.Since(began); took != tt.takes {
+				t.Errorf("%s: took %v, want %v", tt.name, took, tt.takes)
+			}
 		}
 	})
 }
