@@ -229,11 +229,14 @@ func allocationBackoff(failures int) time.Duration {
 // overStream reports an allocation on a server that is reached over TCP or TLS.
 func overStream(alloc *relay.Allocation) bool { return alloc != nil && alloc.Transport() != "udp" }
 
+// overUDP reports that there is an allocation on a server that answers over UDP.
+func (r *relaying) overUDP() bool { return r.alloc != nil && !overStream(r.alloc) }
+
 // planUDP plans the next try over UDP when the allocation is over a stream: UDP
 // may have been out of order for a moment only.
 func (l *link) planUDP() {
 	r := &l.relaying
-	if !overStream(r.alloc) {
+	if r.overUDP() {
 		r.udpAt, r.udpTries = time.Time{}, 0
 		return
 	}

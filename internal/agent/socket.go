@@ -205,12 +205,19 @@ func (l *link) localCandidates() []candidates.Candidate {
 	return out[:min(len(out), maxCandidates)]
 }
 
-// nat is what is known of the NAT in front of us, IPv4 first.
+// nat is what is known of the NAT in front of us, IPv4 first. Silent STUN servers
+// prove nothing when the relay answers over UDP.
 func (l *link) nat() candidates.NAT {
 	for _, s := range l.newest() {
-		if s.nat.UDP != nil {
-			return s.nat
+		if s.nat.UDP == nil {
+			continue
 		}
+		nat := s.nat
+		if blocked(nat) && l.relaying.overUDP() {
+			yes := true
+			nat.UDP = &yes
+		}
+		return nat
 	}
 	return candidates.NAT{}
 }

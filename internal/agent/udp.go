@@ -35,10 +35,7 @@ func noUDP(s udpSigns) bool {
 }
 
 func (l *link) udpSigns() udpSigns {
-	s := udpSigns{Peers: l.remote.nat, LastErr: l.attempts.lastErr}
-	if alloc := l.relaying.alloc; alloc != nil {
-		s.Relay = !overStream(alloc)
-	}
+	s := udpSigns{Relay: l.relaying.overUDP(), Peers: l.remote.nat, LastErr: l.attempts.lastErr}
 	for _, sock := range l.newest() {
 		s.STUN = append(s.STUN, sock.nat)
 	}

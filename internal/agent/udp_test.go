@@ -39,3 +39,22 @@ func TestNoUDP(t *testing.T) {
 		}
 	}
 }
+
+// A relay that answers over UDP is better evidence than STUN servers that are
+// silent: neither the verdict nor the peer is told that no UDP leaves.
+func TestSilentSTUNServers(t *testing.T) {
+	l, _ := bothRelayed(t)
+	no := false
+	onLoop(l, func() {
+		l.newest()[0].nat = candidates.NAT{UDP: &no}
+		if n := l.nat(); blocked(n) || noUDP(l.udpSigns()) {
+			t.Errorf("with a relay over UDP: %v", *n.UDP)
+		}
+		alloc := l.relaying.alloc
+		l.relaying.alloc = nil
+		if n := l.nat(); !blocked(n) || !noUDP(l.udpSigns()) {
+			t.Errorf("without: %v", *n.UDP)
+		}
+		l.relaying.alloc = alloc
+	})
+}
