@@ -13,7 +13,6 @@ import (
 
 	"github.com/p2pagent/p2pagent/candidates"
 	"github.com/p2pagent/p2pagent/internal/agent"
-	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/lab"
 	"github.com/p2pagent/p2pagent/internal/measure"
 	"github.com/p2pagent/p2pagent/internal/path"
@@ -51,7 +50,7 @@ var outputs = []struct {
 	{"Classes", measure.Classes{}},
 	{"End", measure.End{}},
 	{"Machine", measure.Machine{}},
-	{"Peer", identity.Peer{}},
+	{"Peer", listedPeer{}},
 	{"Run", lab.Result{}},
 	{"Cell", lab.Cell{}},
 	{"Proof", lab.Proof{}},
