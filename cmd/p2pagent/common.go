@@ -15,6 +15,7 @@ import (
 
 	"github.com/p2pagent/p2pagent/candidates"
 	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/internal/units"
@@ -113,19 +114,6 @@ func configDir() (string, error) {
 	return filepath.Join(dir, "p2pagent"), nil
 }
 
-// stateDir is where a running process leaves its mark: $XDG_STATE_HOME/p2pagent, or
-// what the system has instead; "" where there is no such place.
-func stateDir() string {
-	if dir := os.Getenv("XDG_STATE_HOME"); filepath.IsAbs(dir) {
-		return filepath.Join(dir, "p2pagent")
-	}
-	home, err := os.UserHomeDir()
-	if err != nil {
-		return ""
-	}
-	return filepath.Join(home, ".local", "state", "p2pagent")
-}
-
 func openStore() (*identity.Store, error) {
 	dir, err := configDir()
 	if err != nil {
@@ -175,7 +163,7 @@ func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
 		return nil, err
 	}
 	cfg.Name, cfg.SignalURL, cfg.RelayOnly, cfg.RequireDirect = c.name, c.signal, c.relayOnly, c.require == "direct"
-	cfg.StateDir = stateDir()
+	cfg.StateDir = cli.StateDir(os.Getenv)
 	cfg.UDPPort, cfg.Portable, cfg.Loopback, cfg.Version = c.udpPort, c.portable, c.loopback, version()
 	if c.signal == "" {
 		return nil, usageError{fmt.Errorf("no signaling server; start one with `signal` and paste the line it prints, or give --signal URL")}

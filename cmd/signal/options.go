@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -99,7 +98,7 @@ func (o *options) plan(getenv func(string) string) (*plan, error) {
 		signaling: o.only != "relay", relay: o.only != "signaling",
 		listen: o.listen, realm: o.realm, domain: o.domain, tlsCert: o.tlsCert, tlsKey: o.tlsKey,
 		turnURIs: o.turnURIs, stunURIs: o.stunURIs,
-		stateDir: stateDir(getenv), tokenFile: o.tokenFile, turnSecretFile: o.turnSecretFile,
+		stateDir: cli.StateDir(getenv), tokenFile: o.tokenFile, turnSecretFile: o.turnSecretFile,
 		open: o.open, grace: o.grace, verbose: o.verbose,
 	}
 	var errs []error
@@ -339,19 +338,6 @@ func checkURIs(flag string, uris []string, schemes ...string) error {
 		}
 	}
 	return nil
-}
-
-// stateDir is the directory of what must survive a restart (XDG base
-// directories), empty where the environment names none. A relative one would be
-// another one for each working directory.
-func stateDir(getenv func(string) string) string {
-	if d := getenv("XDG_STATE_HOME"); filepath.IsAbs(d) {
-		return filepath.Join(d, "p2pagent")
-	}
-	if d := getenv("HOME"); filepath.IsAbs(d) {
-		return filepath.Join(d, ".local", "state", "p2pagent")
-	}
-	return ""
 }
 
 // needsState says for what the state directory is missing, if for anything.
