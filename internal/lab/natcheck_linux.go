@@ -37,11 +37,11 @@ func (l *Lab) CheckNATs(ctx context.Context) error {
 	return errors.Join(all...)
 }
 
-// checkNAT measures a NAT that is not what it should be once more: a probe that
+// checkNAT measures a NAT that is not what it should be twice more: a probe that
 // came too late, on a machine that stood still, looks like one that was filtered.
 func (l *Lab) checkNAT(ctx context.Context, s site, peer string, i int) error {
 	var wrong []Difference
-	for range 2 {
+	for range 3 {
 		got, err := l.observe(ctx, s, peer, i)
 		if err != nil {
 			return fmt.Errorf("measure %s from %s: %w", s.router, peer, err)

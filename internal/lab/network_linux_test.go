@@ -60,8 +60,9 @@ func TestLinks(t *testing.T) {
 		if d := send(t, l, PeerA, Server, "192.0.2.130:7"); d < 100*time.Millisecond {
 			t.Errorf("200 kB took %v at 8 Mbit/s", d)
 		}
+		// This machine may be busy, though not all the time.
 		fastest := time.Hour
-		for range 10 { // this machine may be busy, once
+		for end := time.Now().Add(time.Minute); fastest >= 100*time.Millisecond && time.Now().Before(end); {
 			fastest = min(fastest, send(t, l, PeerB, Server, "192.0.2.130:7"))
 		}
 		if fastest >= 100*time.Millisecond {
@@ -97,7 +98,7 @@ func TestLinks(t *testing.T) {
 			}
 			wait := 200 * time.Millisecond
 			if want {
-				wait = 5 * time.Second
+				wait = time.Minute
 			}
 			server.SetReadDeadline(time.Now().Add(wait))
 			if _, err := server.Read(make([]byte, 10)); (err == nil) != want {
