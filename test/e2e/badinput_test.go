@@ -21,6 +21,10 @@ import (
 	"time"
 )
 
+// briefly is a bound that runs out in many rows, and time enough on a busy machine to
+// learn what is told then.
+const briefly = "8s"
+
 // outcome is what somebody sees of a program that has ended.
 type outcome struct {
 	code   int
@@ -132,7 +136,7 @@ var badInput = []struct {
 	{"UDP port too high", args("ping", "--udp-port", "65536", "bob"), 2, "--udp-port 65536: a port is 0 to 65535"},
 	{"UDP port below zero", args("ping", "--udp-port", "-1", "bob"), 2, "--udp-port -1"},
 	{"UDP port that is none", args("ping", "--udp-port", "http", "bob"), 2, "--udp-port"},
-	{"UDP port that is privileged", withoutRight("ping", "--udp-port", "1023", "--timeout", "5s", "bob"), 1, "a port below 1024 needs root"},
+	{"UDP port that is privileged", withoutRight("ping", "--udp-port", "1023", "bob"), 1, "a port below 1024 needs root"},
 	{"UDP port in use", busyUDPPort, 1, "choose another port, or end the program that has it"},
 	{"-L that is no forward", args("connect", "-L", "8080", "bob"), 2, "write [bind:]port:host:port"},
 	{"-L with a port that is none", args("connect", "-L", "8080:localhost:http", "bob"), 2, `"http" is not a port`},
@@ -216,8 +220,8 @@ var badInput = []struct {
 	// Peers and targets.
 	{"peer that is away", func(t *testing.T, w *world) outcome {
 		h, _ := w.friends(t, "dave")
-		return h.run(t, "ping", "--timeout", "5s", "dave")
-	}, 4, "dave did not come within 5 s"},
+		return h.run(t, "ping", "--timeout", briefly, "dave")
+	}, 4, "dave did not come within 8 s"},
 	{"target that is not allowed", args("pipe", "bob", "127.0.0.1:22"), 8, "127.0.0.1:22 is not on this side's --allow list"},
 	{"data for a target that is not allowed", piped("127.0.0.1:22"), 8, "127.0.0.1:22 is not on this side's --allow list"},
 	{"data for a target where nobody is", piped(nobody), 1, "connection refused"},
@@ -236,11 +240,11 @@ var badInput = []struct {
 	{"ping where only the relay works", args("ping", "--relay-only", "--timeout", "10s", "bob"), 3, "this side was told to use the relay only"},
 
 	// Relays that are none.
-	{"relay without credentials", args("ping", "--relay-only", "--turn", "turn:127.0.0.1:9", "--timeout", "3s", "bob"), 7, "127.0.0.1:9: no credentials"},
-	{"and what to do", args("pipe", "--relay-only", "--turn", "turn:127.0.0.1:9", "--timeout", "3s", "bob"), 7, "try: give the server's user and password with --turn-auth-file"},
+	{"relay without credentials", args("ping", "--relay-only", "--turn", "turn:127.0.0.1:9", "--timeout", briefly, "bob"), 7, "127.0.0.1:9: no credentials"},
+	{"and what to do", args("pipe", "--relay-only", "--turn", "turn:127.0.0.1:9", "--timeout", briefly, "bob"), 7, "try: give the server's user and password with --turn-auth-file"},
 	{"relay that is down", relayed("ping", "turn:127.0.0.1:1?transport=tcp"), 7, "127.0.0.1:1: connection refused over TCP"},
 	{"relay that is down, told before the end", relayed("connect", "turn:127.0.0.1:1?transport=tcp"), 7, "bob: no relay: 127.0.0.1:1: connection refused over TCP; try: "},
-	{"relay that is down, for data", relayed("pipe", "turn:127.0.0.1:1?transport=tcp"), 7, "no path to the peer bob within 3 s: no relay (127.0.0.1:1: connection refused over TCP)"},
+	{"relay that is down, for data", relayed("pipe", "turn:127.0.0.1:1?transport=tcp"), 7, "no path to the peer bob within 8 s: no relay (127.0.0.1:1: connection refused over TCP)"},
 	{"relay that is silent", func(t *testing.T, w *world) outcome {
 		hole, err := net.ListenPacket("udp4", "127.0.0.1:0")
 		if err != nil {
@@ -310,7 +314,7 @@ func busyUDPPort(t *testing.T, w *world) outcome {
 	}
 	defer c.Close()
 	_, port, _ := net.SplitHostPort(c.LocalAddr().String())
-	return w.alice.run(t, "ping", "--timeout", "5s", "--udp-port", port, "bob")
+	return w.alice.run(t, "ping", "--udp-port", port, "bob")
 }
 
 func busyLocalPort(t *testing.T, w *world) outcome {
@@ -357,14 +361,14 @@ func turnAuth(content string) feed {
 	}
 }
 
-// relayed is a link by a relay of the user's own alone, within 3 s.
+// relayed is a link by a relay of the user's own alone.
 func relayed(command, server string) feed {
 	return func(t *testing.T, w *world) outcome {
 		name := t.TempDir() + "/auth"
 		if err := os.WriteFile(name, []byte("nobody:secret"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		link := []string{command, "--relay-only", "--turn", server, "--turn-auth-file", name, "--timeout", "3s", "bob"}
+		link := []string{command, "--relay-only", "--turn", server, "--turn-auth-file", name, "--timeout", briefly, "bob"}
 		if command == "bench" {
 			link = append(link, "--loopback")
 		}
@@ -422,7 +426,7 @@ func secureAt(from time.Duration, env func(file string) []string) feed {
 		if env != nil {
 			more = env(file)
 		}
-		return w.alice.runWith(t, more, "", "ping", "--timeout", "3s", "--signal", "wss://"+address(t, s)+"#token", "bob")
+		return w.alice.runWith(t, more, "", "ping", "--timeout", briefly, "--signal", "wss://"+address(t, s)+"#token", "bob")
 	}
 }
 
@@ -554,7 +558,7 @@ func forgottenThere(t *testing.T, w *world) outcome {
 		t.Errorf("forget: %+v", got)
 	}
 	link.await(t, link.stderr, "link ended.*forgotten")
-	return h.run(t, "ping", "--timeout", "1s", "bob")
+	return h.run(t, "ping", "--timeout", briefly, "bob")
 }
 
 func forgottenThereLive(t *testing.T, w *world) outcome {

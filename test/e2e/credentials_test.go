@@ -46,12 +46,25 @@ func TestUDPStopsWithOldCredentials(t *testing.T) {
 		return ok && c.To != nil && c.To.Kind == "relayed" && c.From != nil && c.From.Kind == "direct"
 	})
 	t.Logf("payload went on after %v", moved.Time.Sub(cut).Round(time.Millisecond))
+	// New credentials come when signaling is reached again, which has its own pauses.
+	var fresh bool
 	for r, err := range trace.Read(strings.NewReader(a.stdout.String())) {
 		if err != nil || r.Time.Before(cut) || r.Time.After(moved.Time) {
 			continue
 		}
-		if e, ok := r.Event.(trace.RelayRefused); ok && e.What == "allocate" && strings.Contains(e.Why, "no answer") {
-			t.Errorf("it waited until TURN over UDP was given up, %v after UDP had stopped", r.Time.Sub(cut))
+		switch e := r.Event.(type) {
+		case trace.SignalState:
+			fresh = fresh || e.State == "connected"
+		case trace.RelayRefused:
+			if fresh && e.What == "allocate" && strings.Contains(e.Why, "no answer") {
+				t.Errorf("it waited until TURN over UDP was given up, %v after UDP had stopped", r.Time.Sub(cut))
+			}
+		case trace.RelayAllocated:
+			if fresh {
+				t.Logf("there is a relay again %v after UDP had stopped", r.Time.Sub(cut).Round(time.Millisecond))
+				return
+			}
 		}
 	}
+	t.Error("payload goes over a relay that was never allocated with the new credentials")
 }

@@ -19,7 +19,7 @@ func leaves(t *testing.T, listener *process, end func()) {
 	began := time.Now()
 	end()
 	listener.await(t, listener.stderr, `(?s)(peer closed the session: "interrupted".*){2}`)
-	if took := time.Since(began); took > patience/4 {
+	if took := time.Since(began); took > patience/2 { // its own timers take minutes
 		t.Errorf("the peer heard of it after %v", took)
 	}
 }

@@ -108,7 +108,7 @@ func launch(t *testing.T, name string, cmd *exec.Cmd) *process {
 	if cmd.Stderr == nil {
 		cmd.Stderr = p.stderr
 	}
-	p.cmd.WaitDelay = time.Second // for children that outlive it and hold its pipes
+	p.cmd.WaitDelay = 3 * time.Second // for children that outlive it and hold its pipes
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

@@ -22,7 +22,7 @@ func (f flows) either(a string) (n int64) {
 	return n
 }
 
-// watchQuiet is watch, up to three times, until no path was suspected or changed
+// watchQuiet is watch, up to six times, until no path was suspected or changed
 // meanwhile: an agent that believes its path dead, on a machine that stood still for
 // a moment, sends over two.
 func (s *standing) watchQuiet(agents []*process, f func()) (seen flows) {
@@ -33,7 +33,7 @@ func (s *standing) watchQuiet(agents []*process, f func()) (seen flows) {
 		}
 		return n
 	}
-	for range 3 {
+	for range 6 {
 		before := troubles()
 		if seen = s.watch(f); troubles() == before {
 			break

@@ -45,7 +45,7 @@ func TestStartBehindAPortal(t *testing.T) {
 	if got := w.alice.run(t, "ping", "--timeout", "30s", "bob"); got.code != 6 || !strings.Contains(got.stderr, says) || !strings.Contains(got.stderr, "try: log in") {
 		t.Errorf("ping behind a portal: exit code %d, want 6 with %q:\n%s", got.code, says, got.stderr)
 	}
-	if got := w.alice.run(t, "connect", "--timeout", "1s", "bob"); got.code != 6 || !strings.Contains(got.stderr, says) {
+	if got := w.alice.run(t, "connect", "--timeout", briefly, "bob"); got.code != 6 || !strings.Contains(got.stderr, says) {
 		t.Errorf("connect with a bound: exit code %d, want 6 with %q:\n%s", got.code, says, got.stderr)
 	}
 

@@ -258,11 +258,15 @@ func TestBadDatagrams(t *testing.T) {
 	local := link.await(t, link.stderr, `listening on (127\.0\.0\.1:\d+)`)[1]
 	stop := flow(t, local)
 
-	targets := append(sockets(t, w.trace(w.alice)), sockets(t, w.trace(w.bob))...)
-	if len(targets) < 4 {
-		t.Fatalf("the traces name %v, want a socket for the peer and one for the relay of each", targets)
+	targets := []netip.AddrPort{w.turn}
+	for _, h := range []*home{w.alice, w.bob} { // a socket for the peer, and one for the relay
+		awaitTrace(t, w.trace(h), 0, "relay", func(e trace.Event) bool { _, ok := e.(trace.RelayAllocated); return ok })
+		own := sockets(t, w.trace(h))
+		if len(own) < 2 {
+			t.Fatalf("a trace names %v, want a socket for the peer and one for the relay", own)
+		}
+		targets = append(targets, own...)
 	}
-	targets = append(targets, w.turn)
 	holder := allocate(t, w) // who has an allocation is let further in
 	throw := func() {
 		for _, target := range targets {
@@ -292,7 +296,7 @@ func TestBadDatagrams(t *testing.T) {
 		return strings.Count(string(text), `"event":"`+event+`"`)
 	}
 	calm := false
-	for i := 0; i < 3 && !calm; i++ { // a machine that stands still for a moment does this too, but not each time
+	for end := time.Now().Add(patience); !calm && time.Now().Before(end); { // a machine that stands still for a moment does this too, but not each time
 		before := count("path.suspected")
 		throw()
 		time.Sleep(2 * time.Second) // more than it takes to suspect a path
