@@ -23,7 +23,7 @@ import (
 
 // briefly is a bound that runs out in many rows, and time enough on a busy machine to
 // learn what is told then.
-const briefly = "8s"
+const briefly = "5s"
 
 // outcome is what somebody sees of a program that has ended.
 type outcome struct {
@@ -130,7 +130,7 @@ var badInput = []struct {
 	{"rename to what is no name", args("peers", "rename", "bob", "b\x1b[31mb"), 2, "name"},
 	{"relay only and direct", args("ping", "--relay-only", "--require", "direct", "bob"), 2, "--relay-only and --require direct exclude each other"},
 	{"what cannot be required", args("ping", "--require", "relayed", "bob"), 2, `only "direct" can be required`},
-	{"negative timeout", args("ping", "--timeout", "-1s", "bob"), 2, "--timeout -1s is negative"},
+	{"negative timeout", args("ping", "--timeout", "-1s", "bob"), 2, "--timeout -1 s is negative"},
 	{"timeout without a unit", args("ping", "--timeout", "30", "bob"), 2, "--timeout"},
 	{"colour", args("ping", "--color", "pink", "bob"), 2, `--color "pink"`},
 	{"UDP port too high", args("ping", "--udp-port", "65536", "bob"), 2, "--udp-port 65536: a port is 0 to 65535"},
@@ -221,7 +221,7 @@ var badInput = []struct {
 	{"peer that is away", func(t *testing.T, w *world) outcome {
 		h, _ := w.friends(t, "dave")
 		return h.run(t, "ping", "--timeout", briefly, "dave")
-	}, 4, "dave did not come within 8 s"},
+	}, 4, "dave did not come within 5 s"},
 	{"target that is not allowed", args("pipe", "bob", "127.0.0.1:22"), 8, "127.0.0.1:22 is not on this side's --allow list"},
 	{"data for a target that is not allowed", piped("127.0.0.1:22"), 8, "127.0.0.1:22 is not on this side's --allow list"},
 	{"data for a target where nobody is", piped(nobody), 1, "connection refused"},
@@ -244,7 +244,7 @@ var badInput = []struct {
 	{"and what to do", args("pipe", "--relay-only", "--turn", "turn:127.0.0.1:9", "--timeout", briefly, "bob"), 7, "try: give the server's user and password with --turn-auth-file"},
 	{"relay that is down", relayed("ping", "turn:127.0.0.1:1?transport=tcp"), 7, "127.0.0.1:1: connection refused over TCP"},
 	{"relay that is down, told before the end", relayed("connect", "turn:127.0.0.1:1?transport=tcp"), 7, "bob: no relay: 127.0.0.1:1: connection refused over TCP; try: "},
-	{"relay that is down, for data", relayed("pipe", "turn:127.0.0.1:1?transport=tcp"), 7, "no path to the peer bob within 8 s: no relay (127.0.0.1:1: connection refused over TCP)"},
+	{"relay that is down, for data", relayed("pipe", "turn:127.0.0.1:1?transport=tcp"), 7, "no path to the peer bob within 5 s: no relay (127.0.0.1:1: connection refused over TCP)"},
 	{"relay that is silent", func(t *testing.T, w *world) outcome {
 		hole, err := net.ListenPacket("udp4", "127.0.0.1:0")
 		if err != nil {
