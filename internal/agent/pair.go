@@ -163,7 +163,8 @@ func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (ident
 	case errors.Is(x.end, errUnsettled), errors.Is(x.end, ErrWrongCode):
 		return peer, x.end // time is over, but it says more
 	case ctx.Err() != nil:
-		if connected, _, last := e.client.State(); !connected {
+		if !x.joined {
+			_, _, last := e.client.State()
 			return peer, Unreachable(last, time.Since(began))
 		}
 		return peer, withHint(fmt.Errorf("%w: nobody answered for the code's number %s", ErrPeerAbsent, code.Nameplate()), "run `p2pagent listen --pair` on the other machine and use the new code")
@@ -180,6 +181,7 @@ type exchange struct {
 	as   string // the user's name for the peer; empty: the peer's own
 
 	to       signaling.Seat
+	joined   bool // the server has let us in once
 	present  bool
 	proposed identity.Peer // the connector's, stored and not confirmed; zero: none
 	newer    bool          // told of a peer with another version
@@ -231,6 +233,8 @@ func (x *exchange) event(ctx context.Context, ev signaling.Event) (paired bool, 
 	switch ev.Kind {
 	case signaling.Failed:
 		return false, x.broken(pairingEnd(ev.Err))
+	case signaling.Joined:
+		x.joined = true
 	case signaling.PeerHere:
 		x.to, x.present = ev.From, true
 		x.send(ctx, x.p.Start())

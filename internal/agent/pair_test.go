@@ -317,3 +317,27 @@ func TestLastWordLost(t *testing.T) {
 		roundTrip(t, forwardTo(t, c, target), 1000) // the second secret that it tries
 	})
 }
+
+// A machine that shows a code and does not answer is absent: the server was reached.
+func TestPairWithMute(t *testing.T) {
+	d := deploy(t)
+	a, b := newMachine(t, d, "a"), newMachine(t, d, "b")
+	client, err := signaling.NewClient(signaling.ClientConfig{URL: b.cfg.SignalURL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start(t, client.Run)
+	number, _, err := client.Claim(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, err := identity.NewCode(number)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if _, err := Pair(ctx, a.cfg, code, ""); !errors.Is(err, ErrPeerAbsent) || !strings.Contains(err.Error(), "nobody answered") {
+		t.Errorf("got %v", err)
+	}
+}
