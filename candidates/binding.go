@@ -136,7 +136,7 @@ func (o *observed) add(a answer) {
 	case errors.As(a.err, &refusal):
 		o.Refused = true
 	case errors.Is(a.err, udpsock.ErrTimeout) && !unroutable(a.err):
-		o.Silent++
+		o.Silent = append(o.Silent, a.dst)
 	}
 }
 

@@ -10,9 +10,9 @@ type observed struct {
 	// Local are the transport addresses under which the asking sockets know
 	// themselves: each interface address with the socket's port.
 	Local []netip.AddrPort
-	// Silent is the number of destinations that a plain Binding request went to
-	// and that had all the time there is to answer, and did not.
-	Silent int
+	// Silent are the destinations that a plain Binding request went to and that
+	// had all the time there is to answer, and did not.
+	Silent []netip.AddrPort
 	// Refused says that a server answered with an error, which passed the NAT too.
 	Refused bool
 	// Mappings are the other answers, in the order in which the requests were sent.
@@ -38,6 +38,8 @@ type filterTest struct {
 	// promises to honour CHANGE-REQUEST, and was not caught ignoring it. Silence
 	// means nothing without it.
 	Able bool
+	// OneAddress says that no server announced a second address.
+	OneAddress bool
 	// OtherAddress and OtherPort are answers to tests II and III that really came
 	// from another address, or the same address and another port.
 	OtherAddress, OtherPort bool
@@ -46,10 +48,13 @@ type filterTest struct {
 // classify says what NAT the observations show. It claims nothing that they
 // leave open.
 func classify(o observed) NAT {
-	var n NAT
+	n := NAT{Silent: o.Silent}
 	if len(o.Mappings) == 0 {
-		if o.Refused || o.Silent > 0 {
-			n.UDP = ptr(o.Refused)
+		switch {
+		case o.Refused:
+			n.UDP = ptr(true)
+		case manyHosts(o.Silent):
+			n.UDP = ptr(false)
 		}
 		return n
 	}
@@ -58,6 +63,7 @@ func classify(o observed) NAT {
 	n.Translated = ptr(!slices.Contains(o.Local, n.Mapped[0]))
 	n.Mapping, n.Varies = classifyMapping(o.Mappings)
 	n.Filtering = classifyFiltering(o.Filter)
+	n.OneAddress = o.Filter.OneAddress
 	if *n.Translated {
 		n.Allocation = classifyAllocation(o.Local, n.Mapped, o.Others)
 		// Where the mapping varies, the mapped address that was tried is not the
@@ -67,6 +73,13 @@ func classify(o observed) NAT {
 		}
 	}
 	return n
+}
+
+// manyHosts reports that there is more than one host among servers. One that is
+// silent is a server that is down, as far as anybody knows, whatever the number of
+// its ports; it takes two to say that nothing passes.
+func manyHosts(servers []netip.AddrPort) bool {
+	return slices.ContainsFunc(servers, func(s netip.AddrPort) bool { return s.Addr() != servers[0].Addr() })
 }
 
 // classifyMapping applies RFC 5780 section 4.3 to any set of destinations.

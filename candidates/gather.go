@@ -38,8 +38,8 @@ type Gathered struct {
 //
 // It returns when all servers have answered, or when those that have not are
 // given up on: soon after the first answer, and after 1.55 s without any. That
-// no server answers is no error but NAT.UDP == false. An error goes with what
-// was found until then.
+// no server answers is no error but NAT.UDP == false, or [NAT.Unanswered] where all
+// have one address. An error goes with what was found until then.
 func Gather(ctx context.Context, sock *udpsock.Socket, servers []netip.AddrPort, opt GatherOptions) (Gathered, error) {
 	g := gatherer{opt: opt}
 	ifaces, err := interfaceAddrs()

@@ -72,7 +72,9 @@ type PortMapping struct {
 // if they were one. Its JSON form is that of `p2pagent nat --json`; whatever was
 // not measured is null.
 type NAT struct {
-	UDP         *bool            `json:"udp"` // a STUN server answered
+	// UDP is true when a STUN server answered, and false when none did and there
+	// were servers at more than one address.
+	UDP         *bool            `json:"udp"`
 	Mapping     Dependence       `json:"mapping"`
 	Filtering   Dependence       `json:"filtering"`
 	Hairpin     *bool            `json:"hairpin"`
@@ -80,9 +82,12 @@ type NAT struct {
 	Mapped      []netip.AddrPort `json:"mapped"` // in the order of asking, without repetitions
 	Lifetime    *int             `json:"lifetime_s"`
 	PortMapping PortMapping      `json:"port_mapping"`
+	Silent      []netip.AddrPort `json:"silent,omitempty"` // servers that did not answer
 
 	// Translated is false when servers saw an address of this very host.
 	Translated *bool `json:"-"`
+	// OneAddress says that no server had a second address, which filtering needs.
+	OneAddress bool `json:"-"`
 	// Varies tells whether the mapping was seen to differ between destinations.
 	// It can be known where Mapping is not: two ports of one server that see the
 	// same mapping rule out address-and-port-dependent and nothing else.
@@ -100,6 +105,10 @@ func (n NAT) Event() trace.NATMeasured {
 	}
 	return trace.NATMeasured{UDP: n.UDP, Mapping: word(n.Mapping), Filtering: word(n.Filtering), Mapped: n.Mapped}
 }
+
+// Unanswered reports that servers were asked and none has answered, all of them at
+// one address: either they are down, or no UDP passes.
+func (n NAT) Unanswered() bool { return n.UDP == nil && len(n.Silent) > 0 }
 
 // is reports that a value is known and equal to want.
 func is(known *bool, want bool) bool { return known != nil && *known == want }

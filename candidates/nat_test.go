@@ -56,7 +56,8 @@ func TestClassify(t *testing.T) {
 			mapping: AddressAndPortDependent, filtering: AddressAndPortDependent, varies: ptr(true), pattern: Random},
 		{name: "symmetric-sequential", kind: "symmetric-sequential", o: observed{Local: home, Mappings: rising, Filter: byPort},
 			mapping: AddressAndPortDependent, filtering: AddressAndPortDependent, varies: ptr(true), pattern: Sequential, step: 1},
-		{name: "udp-blocked", kind: "udp-blocked", o: observed{Local: home, Silent: 3}},
+		{name: "udp-blocked", kind: "udp-blocked", o: observed{Local: home, Silent: []netip.AddrPort{ap(a1), ap(a2), ap(b1)}}},
+		{name: "one silent server is a silent server", o: observed{Local: home, Silent: []netip.AddrPort{ap(a1), ap(a2)}}},
 		{name: "ipv6-firewall", kind: "ipv6-firewall",
 			o: observed{Local: []netip.AddrPort{ap("[2001:db8:1::7]:5000")},
 				Mappings: to("[2001:db8::1]:3478", "[2001:db8:1::7]:5000", "[2001:db8::2]:3478", "[2001:db8:1::7]:5000"), Filter: byPort},
@@ -87,7 +88,7 @@ func TestClassify(t *testing.T) {
 		{name: "an answer from elsewhere proves something all the same",
 			o:       observed{Local: home, Mappings: same, Filter: filterTest{Base: true, OtherAddress: true}},
 			mapping: EndpointIndependent, filtering: EndpointIndependent, varies: ptr(false), pattern: Preserving, kind: "full-cone"},
-		{name: "a refusal is an answer", o: observed{Local: home, Silent: 2, Refused: true}},
+		{name: "a refusal is an answer", o: observed{Local: home, Silent: []netip.AddrPort{ap(a1), ap(b1)}, Refused: true}},
 		{name: "sockets beside it show the pattern",
 			o: observed{Local: home, Mappings: to(a1, "198.51.100.2:7000", b1, "198.51.100.2:7000"),
 				Others: []netip.AddrPort{ap("198.51.100.2:7002"), ap("198.51.100.2:7001")}},
@@ -121,18 +122,26 @@ func TestClassify(t *testing.T) {
 }
 
 func TestClassifyUDP(t *testing.T) {
+	silent := []netip.AddrPort{ap("192.0.2.1:3478"), ap("192.0.2.1:3479"), ap("203.0.113.9:3478")}
 	for _, tt := range []struct {
-		name string
-		o    observed
-		want *bool
+		name       string
+		o          observed
+		want       *bool
+		unanswered bool
 	}{
-		{"nothing asked", observed{}, nil},
-		{"silence", observed{Silent: 1}, ptr(false)},
-		{"refusal", observed{Silent: 1, Refused: true}, ptr(true)},
-		{"answer", observed{Silent: 1, Mappings: to("192.0.2.1:3478", "198.51.100.2:5000")}, ptr(true)},
+		{"nothing asked", observed{}, nil, false},
+		{"silence of one", observed{Silent: silent[:1]}, nil, true},
+		{"silence of two ports of one address", observed{Silent: silent[:2]}, nil, true},
+		{"silence of two addresses", observed{Silent: silent}, ptr(false), false},
+		{"refusal", observed{Silent: silent, Refused: true}, ptr(true), false},
+		{"answer", observed{Silent: silent, Mappings: to("192.0.2.1:3478", "198.51.100.2:5000")}, ptr(true), false},
 	} {
-		if got := classify(tt.o).UDP; !reflect.DeepEqual(got, tt.want) {
-			t.Errorf("%s: %s, want %s", tt.name, text(got), text(tt.want))
+		got := classify(tt.o)
+		if !reflect.DeepEqual(got.UDP, tt.want) || got.Unanswered() != tt.unanswered {
+			t.Errorf("%s: %s, unanswered %v; want %s, %v", tt.name, text(got.UDP), got.Unanswered(), text(tt.want), tt.unanswered)
+		}
+		if !reflect.DeepEqual(got.Silent, tt.o.Silent) {
+			t.Errorf("%s: silent are %v", tt.name, got.Silent)
 		}
 	}
 }

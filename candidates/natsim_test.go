@@ -96,8 +96,11 @@ func (s *simulation) addr(i, j int) netip.AddrPort {
 
 // servers are the addresses that a user would have configured.
 func (s *simulation) servers() []netip.AddrPort {
-	if s.nat.single {
+	switch {
+	case s.nat.single:
 		return []netip.AddrPort{s.addr(0, 0), s.addr(0, 1)}
+	case s.nat.blocked: // one alone could be down
+		return []netip.AddrPort{s.addr(0, 0), s.addr(1, 0)}
 	}
 	return []netip.AddrPort{s.addr(0, 0)}
 }

@@ -25,8 +25,8 @@ import (
 // answers, and under 2 s when silence is the answer. Unless a server announces a
 // second address, filtering stays unknown.
 //
-// No answer at all is no error but UDP == false. An error goes with what was
-// measured until then.
+// No answer at all is no error but UDP == false, or [NAT.Unanswered] where all
+// servers have one address. An error goes with what was measured until then.
 func Probe(ctx context.Context, sock *udpsock.Socket, servers []netip.AddrPort) (NAT, error) {
 	fail := func(err error) error { return fmt.Errorf("probe NAT from %s: %w", sock.LocalAddr(), err) }
 	servers = sameFamily(sock, servers)
@@ -229,6 +229,7 @@ func runSideTests(ctx context.Context, sock *udpsock.Socket, base answer) (t sid
 	filtering.Wait()
 	t.filter = filterTest{
 		Base:         atA.err == nil,
+		OneAddress:   !base.other.IsValid(),
 		Able:         base.other.IsValid() && test2 != ignored && test3 != ignored,
 		OtherAddress: test2 == arrived,
 		OtherPort:    test3 == arrived,

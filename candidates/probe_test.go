@@ -184,6 +184,19 @@ func TestGatherBlocked(t *testing.T) {
 	}
 }
 
+// One server that is down is no network without UDP.
+func TestOneSilentServer(t *testing.T) {
+	s := simulate(t, model{blocked: true, single: true})
+	n, err := Probe(t.Context(), openSocket(t), s.servers())
+	if err != nil || n.UDP != nil || !n.Unanswered() || n.Name() != "" || !slices.Equal(n.Silent, s.servers()) {
+		t.Errorf("probed %s, %v", text(n), err)
+	}
+	g, err := Gather(t.Context(), openSocket(t), s.servers(), GatherOptions{})
+	if err != nil || g.NAT.UDP != nil || !g.NAT.Unanswered() {
+		t.Errorf("gathered %s, %v", text(g.NAT), err)
+	}
+}
+
 func TestGatherWildcard(t *testing.T) {
 	sock, err := udpsock.Listen(udpsock.Config{Network: "udp4", BufferBytes: 64 << 10})
 	if err != nil {

@@ -7,12 +7,14 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/p2pagent/p2pagent/candidates"
 	"github.com/p2pagent/p2pagent/internal/agent"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/internal/udpsock"
+	"github.com/p2pagent/p2pagent/internal/units"
 	"github.com/p2pagent/p2pagent/signaling"
 	"github.com/spf13/cobra"
 )
@@ -50,25 +52,30 @@ needs a server with a second address; what was not measured is said to be so.`,
 		if timeout == 0 {
 			timeout = defaultTimeout
 		}
-		ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
+		ctx, cancel := context.WithTimeoutCause(cmd.Context(), timeout, fmt.Errorf("nothing is measured within %s: --timeout", units.Duration(timeout)))
 		defer cancel()
 		if len(c.stun) == 0 {
 			c.warnOfPlaintext(cmd.ErrOrStderr())
 		}
-		servers, err := c.stunServers(ctx)
+		servers, err := c.stunServers(ctx, cmd.ErrOrStderr())
 		if err != nil {
 			return err
 		}
+		fmt.Fprintf(cmd.ErrOrStderr(), "asking %s, which takes up to 4 s\n", list(servers))
 		nat, err := probe(ctx, servers, c.udpPort)
 		if err != nil {
 			return err
 		}
 		rec.Emit(nat.Event())
 		if c.json {
-			return json.NewEncoder(cmd.OutOrStdout()).Encode(nat)
+			err = json.NewEncoder(cmd.OutOrStdout()).Encode(nat)
+		} else {
+			err = printNAT(cmd.OutOrStdout(), nat)
 		}
-		printNAT(cmd.OutOrStdout(), nat)
-		return nil
+		if err == nil && nat.Unanswered() {
+			err = unanswered{nat.Silent, len(c.stun) == 0}
+		}
+		return err
 	}
 	return cmd
 }
@@ -77,7 +84,7 @@ needs a server with a second address; what was not measured is said to be so.`,
 const maxSTUN = 8
 
 // stunServers are those of the command line, or those of the signaling server.
-func (c *common) stunServers(ctx context.Context) ([]netip.AddrPort, error) {
+func (c *common) stunServers(ctx context.Context, stderr io.Writer) ([]netip.AddrPort, error) {
 	uris, err := parseURIs("--stun", c.stun, "stun")
 	if err != nil {
 		return nil, err
@@ -86,6 +93,11 @@ func (c *common) stunServers(ctx context.Context) ([]netip.AddrPort, error) {
 		if c.signal == "" {
 			return nil, usageError{errors.New("no STUN server; give --stun stun:HOST, or --signal URL")}
 		}
+		address, _, err := signaling.ParseURL(c.signal)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		fmt.Fprintf(stderr, "asking %s for its STUN servers\n", address)
 		texts, err := askSTUN(ctx, c.signal)
 		if err != nil {
 			return nil, err
@@ -160,43 +172,93 @@ func probe(ctx context.Context, servers []netip.AddrPort, port int) (candidates.
 	return nat, err
 }
 
-func printNAT(w io.Writer, n candidates.NAT) {
-	name := n.Name()
-	if name == "" {
-		name = "not known well enough for a name"
-	}
-	fmt.Fprintf(w, "NAT          %s\n", name)
-	fmt.Fprintf(w, "UDP          %s\n", yesNo(n.UDP))
-	fmt.Fprintf(w, "mapping      %s\n", measured(string(n.Mapping)))
-	fmt.Fprintf(w, "filtering    %s\n", measured(string(n.Filtering)))
-	fmt.Fprintf(w, "hairpinning  %s\n", yesNo(n.Hairpin))
-	fmt.Fprintf(w, "allocation   %s\n", allocation(n.Allocation))
-	for _, m := range n.Mapped {
-		fmt.Fprintf(w, "mapped to    %s\n", m)
-	}
+// unanswered is the end of a measurement in which no server has answered, and all
+// have one address. It says nothing of the NAT.
+type unanswered struct {
+	servers  []netip.AddrPort
+	signaled bool // signaling names them, and itself answers
 }
 
-func allocation(a candidates.Allocation) string {
+func (e unanswered) Error() string {
+	return fmt.Sprintf("no answer from %s: down, or no UDP passes between here and there", list(e.servers))
+}
+
+// Hint returns what would tell which of the two.
+func (e unanswered) Hint() string {
+	if e.signaled {
+		return "open UDP 3478 and 3479 at the server, or allow outgoing UDP here; a server at another address tells which: --stun stun:HOST"
+	}
+	return "give a server at another address too: --stun stun:HOST; when both are silent, it is this network"
+}
+
+func printNAT(w io.Writer, n candidates.NAT) error {
+	why := "" // something was not measured
+	if n.OneAddress {
+		why = ": the server has one address"
+	}
+	noNAT := ""
+	if n.Translated != nil && !*n.Translated {
+		noNAT = ": there is none"
+	}
+	lines := [][2]string{
+		{"NAT", natName(n)},
+		{"UDP", yesNo(n.UDP, "")},
+		{"mapping", measured(string(n.Mapping), why)},
+		{"filtering", measured(string(n.Filtering), why)},
+		{"hairpinning", yesNo(n.Hairpin, noNAT)},
+		{"allocation", allocation(n.Allocation, noNAT)},
+	}
+	for _, m := range n.Mapped {
+		lines = append(lines, [2]string{"mapped to", m.String()})
+	}
+	for _, s := range n.Silent {
+		lines = append(lines, [2]string{"no answer", s.String()})
+	}
+	var text strings.Builder
+	for _, l := range lines {
+		fmt.Fprintf(&text, "%-12s %s\n", l[0], l[1])
+	}
+	_, err := io.WriteString(w, text.String())
+	return err
+}
+
+// natName is the name of a NAT, and how it is known that there is none.
+func natName(n candidates.NAT) string {
+	name := n.Name()
+	switch {
+	case n.Translated != nil && !*n.Translated:
+		if name == "" {
+			name = "none"
+		}
+		return fmt.Sprintf("%s: %s is this machine's own", name, n.Mapped[0].Addr())
+	case name == "":
+		return "not known well enough for a name"
+	}
+	return name
+}
+
+func allocation(a candidates.Allocation, why string) string {
 	switch {
 	case a.Pattern == nil:
-		return measured("")
+		return measured("", why)
 	case a.Step != nil:
 		return fmt.Sprintf("%s, step %d", *a.Pattern, *a.Step)
 	}
 	return string(*a.Pattern)
 }
 
-func measured(s string) string {
+// measured is a word, or that there is none, and why.
+func measured(s, why string) string {
 	if s == "" {
-		return "not measured"
+		return "not measured" + why
 	}
 	return s
 }
 
-func yesNo(b *bool) string {
+func yesNo(b *bool, why string) string {
 	switch {
 	case b == nil:
-		return "not measured"
+		return measured("", why)
 	case *b:
 		return "yes"
 	}

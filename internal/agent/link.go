@@ -91,6 +91,8 @@ type remoteSide struct {
 	list       []candidates.Candidate
 	usable     int // candidates of the last attempt that passed the filter
 	nat        candidates.NAT
+	own        bool // its STUN servers are not those that signaling names
+	silent     bool // no STUN server has answered it, and all have one address
 }
 
 // outage is the time without a live path.
@@ -300,7 +302,7 @@ func (l *link) end(err error) { l.stop(err) }
 func (l *link) announce() {
 	l.generation++
 	l.post.send(&message{Candidates: &announcement{
-		Generation: l.generation, List: l.localCandidates(), NAT: factsOf(l.nat()),
+		Generation: l.generation, List: l.localCandidates(), NAT: factsOf(l.nat(), l.env.cfg.STUN != nil),
 	}})
 }
 
@@ -361,7 +363,7 @@ func (l *link) peerAnnounced(a *announcement) {
 	first := l.remote.generation == 0
 	l.remote.generation, l.remote.list = a.Generation, a.List
 	if a.NAT != nil {
-		l.whileUDP(func() { l.remote.nat = a.NAT.nat() })
+		l.whileUDP(func() { l.remote.nat, l.remote.silent, l.remote.own = a.NAT.nat(), a.NAT.Silent, a.NAT.Own })
 		l.trace.Emit(a.NAT.event())
 	}
 	l.judgeCandidates(a.List)
@@ -648,7 +650,8 @@ func (l *link) facts() facts {
 		Session: l.wasUp.Load(), Silent: l.outage.since, GiveUp: l.givesUpAt(), Sight: l.sight(),
 		RelayOnly: l.relayOnly(), PeerRelayOnly: l.peerRelayOnly,
 		Attempts: l.attempts.ended, LastErr: l.attempts.lastErr, Candidates: l.remote.usable,
-		Ours: l.nat(), Peers: l.remote.nat,
+		Ours: l.nat(), Peers: l.remote.nat, PeersSilent: l.remote.silent,
+		OwnSTUN: l.env.cfg.STUN != nil, PeersOwnSTUN: l.remote.own,
 	}
 	l.relayFacts(&f)
 	for _, p := range l.conn.Status() {

@@ -76,6 +76,8 @@ type announcement struct {
 // address: with --relay-only none leaves.
 type natFacts struct {
 	UDP       *bool                 `json:"udp"`
+	Silent    bool                  `json:"silent,omitempty"` // servers at one address were asked, and have not answered
+	Own       bool                  `json:"own,omitempty"`    // and they are not those that signaling names
 	Mapping   candidates.Dependence `json:"mapping"`
 	Varies    *bool                 `json:"varies,omitempty"`
 	Filtering candidates.Dependence `json:"filtering"`
@@ -275,8 +277,8 @@ func (id *linkID) UnmarshalText(b []byte) error {
 }
 
 // factsOf is what we tell the peer of our NAT.
-func factsOf(n candidates.NAT) *natFacts {
-	return &natFacts{UDP: n.UDP, Mapping: n.Mapping, Varies: n.Varies, Filtering: n.Filtering}
+func factsOf(n candidates.NAT, own bool) *natFacts {
+	return &natFacts{UDP: n.UDP, Silent: n.Unanswered(), Own: own, Mapping: n.Mapping, Varies: n.Varies, Filtering: n.Filtering}
 }
 
 // nat is what the peer told us, in the shape of a measurement.

@@ -49,7 +49,7 @@ func (l *link) relayFacts(f *facts) {
 	r := &l.relaying
 	f.RelayErr, f.Minted = r.err, l.servers.minted
 	if r.alloc != nil {
-		f.Relayed = r.alloc.LocalAddr().String()
+		f.Relayed, f.RelayedBy = r.alloc.LocalAddr().String(), r.alloc.Transport()
 	} else if r.try != nil {
 		f.RelaySoFar = r.try.sofar
 	}

@@ -209,11 +209,11 @@ func (l *link) localCandidates() []candidates.Candidate {
 // prove nothing when the relay answers over UDP.
 func (l *link) nat() candidates.NAT {
 	for _, s := range l.newest() {
-		if s.nat.UDP == nil {
+		if s.nat.UDP == nil && !s.nat.Unanswered() {
 			continue
 		}
 		nat := s.nat
-		if blocked(nat) && l.relaying.overUDP() {
+		if (blocked(nat) || nat.Unanswered()) && l.relaying.overUDP() {
 			yes := true
 			nat.UDP = &yes
 		}

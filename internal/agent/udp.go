@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"errors"
 	"time"
 
 	"github.com/p2pagent/p2pagent/candidates"
@@ -13,14 +12,14 @@ type udpSigns struct {
 	STUN    []candidates.NAT // ours, one for each socket
 	Relay   bool             // our relay is reached over UDP
 	Peers   candidates.NAT   // as the peer told
+	Silent  bool             // no STUN server has answered the peer
 	LastErr error            // of the last attempt
 }
 
 // noUDP reports that no UDP leaves one of the two networks, as far as is known:
 // its STUN servers are silent, and nothing else has come back either.
 func noUDP(s udpSigns) bool {
-	var none *punch.NoPathError
-	if errors.As(s.LastErr, &none) && none.ChecksReceived > 0 {
+	if heard(s.LastErr) {
 		return false
 	}
 	ours := false
@@ -29,13 +28,13 @@ func noUDP(s udpSigns) bool {
 			ours = false
 			break
 		}
-		ours = ours || blocked(n)
+		ours = ours || blocked(n) || n.Unanswered()
 	}
-	return ours && !s.Relay || blocked(s.Peers)
+	return ours && !s.Relay || blocked(s.Peers) || s.Silent
 }
 
 func (l *link) udpSigns() udpSigns {
-	s := udpSigns{Relay: l.relaying.overUDP(), Peers: l.remote.nat, LastErr: l.attempts.lastErr}
+	s := udpSigns{Relay: l.relaying.overUDP(), Peers: l.remote.nat, Silent: l.remote.silent, LastErr: l.attempts.lastErr}
 	for _, sock := range l.newest() {
 		s.STUN = append(s.STUN, sock.nat)
 	}

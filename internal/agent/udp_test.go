@@ -2,6 +2,7 @@ package agent
 
 import (
 	"errors"
+	"net/netip"
 	"testing"
 
 	"github.com/p2pagent/p2pagent/candidates"
@@ -31,6 +32,9 @@ func TestNoUDP(t *testing.T) {
 		{"over IPv6 alone", udpSigns{STUN: nats(&yes, &no)}, false},
 		{"STUN is silent, TURN answers", udpSigns{STUN: nats(&no), Relay: true}, false},
 		{"the peer's STUN is silent", udpSigns{STUN: nats(&yes), Relay: true, Peers: candidates.NAT{UDP: &no}}, true},
+		{"one STUN server is silent", udpSigns{STUN: []candidates.NAT{{Silent: make([]netip.AddrPort, 1)}}}, true},
+		{"one STUN server is silent, TURN answers", udpSigns{STUN: []candidates.NAT{{Silent: make([]netip.AddrPort, 1)}}, Relay: true}, false},
+		{"one is silent to the peer", udpSigns{STUN: nats(&yes), Relay: true, Silent: true}, true},
 		{"but packets of the peer came", udpSigns{Peers: candidates.NAT{UDP: &no}, LastErr: heard}, false},
 		{"in an attempt that the peer ended", udpSigns{STUN: nats(&no), LastErr: errors.Join(punch.ErrPeerFailed, heard)}, false},
 	} {

@@ -35,7 +35,11 @@ type facts struct {
 	LastErr       error // of the last attempt that failed
 	Candidates    int   // remote ones that may be tried
 	Ours, Peers   candidates.NAT
+	OwnSTUN       bool   // the STUN servers are not those that signaling names
+	PeersOwnSTUN  bool   // likewise the peer's
+	PeersSilent   bool   // no STUN server has answered the peer, and all have one address
 	Relayed       string // our relayed address; empty: none
+	RelayedBy     string // transport to that relay: udp, tcp, tls
 	RelayErr      error  // why there is none
 	RelaySoFar    error  // what is known of the first try for one, while it goes on
 	Minted        bool   // the credentials for it are signaling's
@@ -194,12 +198,11 @@ func judge(f facts) verdict {
 		return say("this side was told to use the relay only", "leave out --relay-only")
 	case f.PeerRelayOnly:
 		return say("the peer was told to use the relay only", "leave out --relay-only there")
-	case blocked(f.Ours) && blocked(f.Peers):
-		return say("no UDP leaves either network", "allow outgoing UDP on one side at least; both would be best")
-	case blocked(f.Ours):
-		return say("no UDP leaves this network: no STUN server answered", "allow outgoing UDP in this network's firewall")
-	case blocked(f.Peers):
-		return say("no UDP leaves the peer's network: no STUN server answered there", "allow outgoing UDP in the peer's firewall")
+	}
+	if why, remedy := judgeUDP(f); why != "" {
+		return say(why, remedy)
+	}
+	switch {
 	case varies(f.Ours) && varies(f.Peers):
 		return say("both NATs give every destination another port (address-and-port-dependent mapping, \"symmetric\"), so neither side can know where to send", usual)
 	case varies(f.Ours) && (f.LastErr != nil || f.Peers.Filtering == candidates.AddressAndPortDependent):
@@ -253,8 +256,6 @@ func judgeSilence(f facts) verdict {
 	}
 	return v
 }
-
-func blocked(n candidates.NAT) bool { return n.UDP != nil && !*n.UDP }
 
 // varies reports a mapping that is known to differ between destinations.
 func varies(n candidates.NAT) bool {

@@ -12,9 +12,14 @@ import (
 	"github.com/p2pagent/p2pagent/candidates"
 )
 
-// stunServers is the RFC 5780 responder in the signal node.
+// stunServers are the two addresses of the RFC 5780 responder in the signal node.
+// One alone would leave open whether no UDP passes or it is down.
 func stunServers() []netip.AddrPort {
-	return []netip.AddrPort{netip.AddrPortFrom(signalLink().far[0].Addr(), 3478)}
+	var out []netip.AddrPort
+	for _, a := range signalLink().far {
+		out = append(out, netip.AddrPortFrom(a.Addr(), 3478))
+	}
+	return out
 }
 
 // CheckNATs measures every NAT from each peer behind it, at the same time, and
