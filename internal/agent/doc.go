@@ -29,7 +29,7 @@
 //	                 NAT; a later generation replaces an earlier one
 //	relay       both a relayed address at which the sender can be reached, sent
 //	                 only after it has permitted the announced addresses of the
-//	                 receiver
+//	                 receiver; a later one replaces it
 //	attempt     both c→l starts an attempt for a direct path, l→c joins it: the
 //	                 attempt's ICE credentials, the sender's candidates, and
 //	                 whether those in tunnels are tried too

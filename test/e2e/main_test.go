@@ -8,8 +8,8 @@
 // The others drive a lab; lab_test.go is what they have in common. matrix_test.go
 // and timing_test.go ask the lab for its results and check the figures,
 // outside_test.go and coturn_test.go check the lab itself with other eyes,
-// heal_test.go and credentials_test.go break a link that is in use, servers_test.go
-// puts its servers where only DNS finds them, foreign_test.go lends the link to
+// heal_test.go and credentials_test.go break a link that is in use, udp_test.go
+// walls UDP off, servers_test.go puts its servers where only DNS finds them, foreign_test.go lends the link to
 // programs that know nothing of it, turnclient_test.go lends the relay to a client
 // that is not ours, and lablife_test.go is about labs that come and go.
 package e2e
