@@ -61,7 +61,7 @@ func (p *Packet) takes(q *Packet) bool {
 	switch {
 	case len(p.Data) == 0 || len(q.Data) == 0:
 		return false
-	case len(p.Data)%p.Seg != 0 || len(p.Data)+len(q.Data) > maxMerged:
+	case len(p.Data)%p.Seg != 0 || len(p.Data)+len(q.Data) > min(maxMerged, len(p.buf)):
 		return false
 	case q.Seg == p.Seg:
 		return true

@@ -56,7 +56,7 @@ func TestMerge(t *testing.T) {
 func TestMergeIsBounded(t *testing.T) {
 	var ps []*Packet
 	for range 64 {
-		ps = append(ps, NewPacket(make([]byte, 1452), 0, alice))
+		ps = append(ps, asRead(make([]byte, 1452), 0, alice))
 	}
 	merge(ps, nil)
 	if n := ps[0].Count(); len(ps[0].Data)+4*n > maxSend || n < 40 {
@@ -76,7 +76,7 @@ func packetsOf(s string) (ps []*Packet) {
 		if src == "b" {
 			from = bob
 		}
-		ps = append(ps, NewPacket([]byte(data), seg, from))
+		ps = append(ps, asRead([]byte(data), seg, from))
 	}
 	return ps
 }
@@ -147,9 +147,9 @@ func FuzzMerge(f *testing.F) {
 			}
 			if more {
 				seg, all := ps[last].Seg, append(bytes.Clone(ps[last].Data), d...)
-				ps[last] = NewPacket(all, seg, ps[last].Src)
+				ps[last] = asRead(all, seg, ps[last].Src)
 			} else {
-				ps = append(ps, NewPacket(d, 0, from))
+				ps = append(ps, asRead(d, 0, from))
 			}
 		}
 		want := collect(ps)
@@ -158,4 +158,11 @@ func FuzzMerge(f *testing.F) {
 			t.Errorf("got %v, want %v", got, want)
 		}
 	})
+}
+
+// asRead is a Packet as a read leaves it, in a buffer that holds any read.
+func asRead(b []byte, seg int, src netip.AddrPort) *Packet {
+	p := getPacket()
+	p.set(copy(p.buf, b), seg, src)
+	return p
 }

@@ -7,8 +7,12 @@ import (
 )
 
 // bufferSize holds the longest read: the kernel coalesces no more than an IP
-// packet can hold.
-const bufferSize = 1 << 16
+// packet can hold. Most reads of a connection that is not busy are one datagram,
+// and many of them may wait for QUIC: those are kept in little.
+const (
+	bufferSize = 1 << 16
+	littleSize = 2 << 10
+)
 
 // A Packet is what one read returned: datagrams of equal size from one source,
 // end to end in one pooled buffer, or one empty datagram. Whoever has it may
@@ -21,19 +25,28 @@ type Packet struct {
 	flow  uint32 // of all datagrams, unless mixed; only merge knows and needs them
 	mixed bool
 
-	buf [bufferSize]byte
+	buf []byte // bufferSize or littleSize bytes
 }
 
-// packets needs no owner: a pool is shared by nature, and holds no state.
-var packets = sync.Pool{New: func() any { return new(Packet) }}
+// packets and little need no owner: a pool is shared by nature, and holds no state.
+var packets, little = packetPool(bufferSize), packetPool(littleSize)
 
+func packetPool(size int) *sync.Pool {
+	return &sync.Pool{New: func() any { return &Packet{buf: make([]byte, size)} }}
+}
+
+// getPacket returns one that holds any read.
 func getPacket() *Packet { return packets.Get().(*Packet) }
 
 // NewPacket returns a pooled copy of b, at most 64 KiB, for carriers that do
 // not read from a Socket. A seg of 0 means that b is one datagram.
 func NewPacket(b []byte, seg int, src netip.AddrPort) *Packet {
-	p := getPacket()
-	p.set(copy(p.buf[:], b), seg, src)
+	pool := packets
+	if len(b) <= littleSize {
+		pool = little
+	}
+	p := pool.Get().(*Packet)
+	p.set(copy(p.buf, b), seg, src)
 	return p
 }
 
@@ -51,6 +64,10 @@ func (p *Packet) Release() {
 		panic("udpsock: Packet released twice")
 	}
 	p.Data = nil
+	if len(p.buf) == littleSize {
+		little.Put(p)
+		return
+	}
 	packets.Put(p)
 }
 

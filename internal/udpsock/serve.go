@@ -110,14 +110,19 @@ type reader struct {
 
 // once does one read and hands on what it returned.
 func (r *reader) once() error {
-	n, seg, src, err := r.s.conn.read(r.p.buf[:])
+	n, seg, src, err := r.s.conn.read(r.p.buf)
 	if err != nil {
 		return err
 	}
 	r.p.set(n, seg, canonical(src))
 	r.s.counts.reads.Add(1)
 	r.s.received(r.p)
-	if r.s.handOn(r.p, r.h) {
+	switch left := r.s.takeSTUN(r.p, r.h); {
+	case !left:
+	case len(r.p.Data) <= littleSize:
+		r.h.HandleData(NewPacket(r.p.Data, r.p.Seg, r.p.Src))
+	default:
+		r.h.HandleData(r.p)
 		r.p = getPacket()
 	}
 	return nil
@@ -134,14 +139,20 @@ func (s *Socket) received(p *Packet) {
 
 // handOn gives h what is in p. It tells whether h has taken p.
 func (s *Socket) handOn(p *Packet, h Handler) (taken bool) {
-	if !s.raw {
-		p.Data = takeSTUN(p.Data, p.Seg, func(b []byte) { s.handOnSTUN(b, p.Src, h) })
-		if len(p.Data) == 0 {
-			return false
-		}
+	if !s.takeSTUN(p, h) {
+		return false
 	}
 	h.HandleData(p)
 	return true
+}
+
+// takeSTUN gives h the STUN messages in p, and tells whether more is left in it.
+func (s *Socket) takeSTUN(p *Packet, h Handler) (left bool) {
+	if s.raw {
+		return true
+	}
+	p.Data = takeSTUN(p.Data, p.Seg, func(b []byte) { s.handOnSTUN(b, p.Src, h) })
+	return len(p.Data) > 0
 }
 
 func (s *Socket) handOnSTUN(b []byte, src netip.AddrPort, h Handler) {
