@@ -13,10 +13,7 @@ import (
 
 // What one direction of one connection holds: little while it is idle or slow,
 // much while its reads fill what there is.
-const (
-	smallBuffer = 16 << 10
-	largeBuffer = 256 << 10
-)
+var bufferSizes = [...]int{4 << 10, 32 << 10, 256 << 10}
 
 // stalled is how long the rest of a connection that has failed may make no
 // progress. What came before a failure is still delivered, at the pace of whoever
@@ -27,11 +24,13 @@ const stalled = 10 * time.Second
 // say whether it has.
 const blindWait = 200 * time.Millisecond
 
-var small, large = bufferPool(smallBuffer), bufferPool(largeBuffer)
-
-func bufferPool(size int) *sync.Pool {
-	return &sync.Pool{New: func() any { b := make([]byte, size); return &b }}
-}
+// buffers has a pool for each of bufferSizes.
+var buffers = func() (pools [len(bufferSizes)]*sync.Pool) {
+	for i, size := range bufferSizes {
+		pools[i] = &sync.Pool{New: func() any { b := make([]byte, size); return &b }}
+	}
+	return pools
+}()
 
 // A Stream is the far half of a forwarded connection; *session.Stream is one.
 type Stream interface {
@@ -295,9 +294,9 @@ func (w *watchdog) since(n int64) time.Duration {
 // pump copies until an end, counting, and says on which side an error was; both
 // are nil for a clean end.
 func pump(dst io.Writer, src io.Reader, count *atomic.Int64) (readErr, writeErr error) {
-	pool := small
-	buf := pool.Get().(*[]byte)
-	defer func() { pool.Put(buf) }()
+	class := 0
+	buf := buffers[class].Get().(*[]byte)
+	defer func() { buffers[class].Put(buf) }()
 	for {
 		n, err := src.Read(*buf)
 		if n > 0 {
@@ -313,18 +312,21 @@ func pump(dst io.Writer, src io.Reader, count *atomic.Int64) (readErr, writeErr 
 		if err != nil {
 			return err, nil
 		}
-		if next := bufferFor(n, len(*buf)); next != pool {
-			pool.Put(buf)
-			pool, buf = next, next.Get().(*[]byte)
+		if next := classFor(n, class); next != class {
+			buffers[class].Put(buf)
+			class, buf = next, buffers[next].Get().(*[]byte)
 		}
 	}
 }
 
-// bufferFor is where the next buffer comes from, after a read of n bytes into
-// one of size.
-func bufferFor(n, size int) *sync.Pool {
-	if n == size || n >= smallBuffer {
-		return large
+// classFor is which buffer the next read gets, after one of n bytes: a larger one
+// when it was filled, and else the smallest that the same read would not fill.
+func classFor(n, class int) int {
+	if n == bufferSizes[class] {
+		return min(class+1, len(bufferSizes)-1)
 	}
-	return small
+	for class > 0 && n < bufferSizes[class-1] {
+		class--
+	}
+	return class
 }

@@ -167,12 +167,12 @@ func TestAResetIsNeverAnEnd(t *testing.T) {
 		go func() { _, err := splice(t.Context(), near, local); spliced <- err }()
 		go func() {
 			for {
-				if _, err := remote.Write(make([]byte, largeBuffer)); err != nil {
+				if _, err := remote.Write(make([]byte, bufferSizes[2])); err != nil {
 					return
 				}
 			}
 		}()
-		io.ReadFull(program, make([]byte, largeBuffer))
+		io.ReadFull(program, make([]byte, bufferSizes[2]))
 		reset(program)
 		if _, err := io.ReadAll(remote); err == nil {
 			t.Fatal("the reset of a program was a clean end for the peer")
@@ -223,7 +223,7 @@ func TestAFailedConnectionThatNobodyReads(t *testing.T) {
 			writing.Go(c.outward)
 			writing.Go(c.inward)
 			writing.Go(func() {
-				for err := error(nil); err == nil; _, err = remote.Write(make([]byte, largeBuffer)) {
+				for err := error(nil); err == nil; _, err = remote.Write(make([]byte, bufferSizes[2])) {
 				}
 			})
 			for c.in.Load() == 0 {
@@ -269,7 +269,7 @@ func TestTheEndOfTheLinkWaitsForNobody(t *testing.T) {
 	local, remote := newStream()
 	remote.Accept()
 	go func() {
-		for err := error(nil); err == nil; _, err = remote.Write(make([]byte, largeBuffer)) {
+		for err := error(nil); err == nil; _, err = remote.Write(make([]byte, bufferSizes[2])) {
 		}
 	}()
 	ctx, cancel := context.WithCancelCause(t.Context())

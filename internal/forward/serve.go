@@ -27,7 +27,7 @@ type Accepting interface {
 // list, dials what the list returned, and carries the connection to its end. It
 // counts among shares, which are divided by target.
 func Dial(ctx context.Context, allow *AllowList, target string, s Accepting, shares *Shares, rec *trace.Recorder) {
-	slot, err := shares.TakeFor(target)
+	slot, err := shares.TakeFor(ctx, target)
 	if err != nil {
 		refuse(s, session.CodeLimit, session.KindDial, target, err, rec)
 		return
@@ -47,7 +47,7 @@ func Dial(ctx context.Context, allow *AllowList, target string, s Accepting, sha
 
 // DialSpec answers a stream of -R, whose target this side chose itself.
 func DialSpec(ctx context.Context, target string, s Accepting, shares *Shares, rec *trace.Recorder) {
-	slot, err := shares.TakeFor(target)
+	slot, err := shares.TakeFor(ctx, target)
 	if err != nil {
 		refuse(s, session.CodeLimit, session.KindReverse, target, err, rec)
 		return
@@ -139,7 +139,7 @@ type Opened interface {
 
 // Serve carries each connection that ln accepts over a stream with header h,
 // until ctx ends or ln is closed; then it closes ln, waits for the connections
-// to end, and returns why. A connection beyond its share is reset at once.
+// to end, and returns why. A connection beyond its share is reset.
 func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, share *Share, rec *trace.Recorder) error {
 	where := "accept on " + ln.Addr().String()
 	ln = trouble.Listener(ln, func(why string) { rec.Emit(trace.Trouble{Where: where, Why: why}) })
@@ -158,13 +158,13 @@ func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, 
 		switch {
 		case err == nil:
 			markAbortive(conn)
-			slot, err := share.Take()
-			if err != nil {
-				abort(conn.(Near))
-				crowd.Failed(err) // there is nothing to rest from
-				continue
-			}
 			conns.Go(func() {
+				slot, err := share.Take(ctx)
+				if err != nil {
+					abort(conn.(Near))
+					crowd.Failed(err) // what it says to rest is for whoever tries again
+					return
+				}
 				defer slot.Free()
 				serveConn(ctx, conn.(Near), h, open, slot, rec)
 			})

@@ -1,8 +1,10 @@
 package forward
 
 import (
+	"context"
 	"fmt"
 	"sync"
+	"time"
 )
 
 // keptForEach is how many connections a forward can always have, whatever the
@@ -18,12 +20,22 @@ type Shares struct {
 	mu       sync.Mutex
 	forwards map[*Share]struct{}
 	targets  map[string]*Share // of byTarget
+	queued   int               // claims that wait for a connection to end
+	freed    chan struct{}     // closed and replaced when one has
 }
+
+// A program sees the end of its connection a little earlier than we have done with
+// it, and may begin the next one. So a claim that is one too many waits a moment
+// before it is refused, and so many may at a time.
+const (
+	freeWithin = 200 * time.Millisecond
+	maxQueued  = 128
+)
 
 // NewShares divides among forwards that are known: those that open connections
 // here, see [Shares.Add].
 func NewShares(most int) *Shares {
-	return &Shares{most: most, forwards: make(map[*Share]struct{})}
+	return &Shares{most: most, forwards: make(map[*Share]struct{}), freed: make(chan struct{})}
 }
 
 // NewTargetShares divides among the targets that a peer asks for.
@@ -66,10 +78,39 @@ type Slot struct {
 }
 
 // Take claims a connection. The error is a *[FullError].
-func (h *Share) Take() (*Slot, error) {
-	h.of.mu.Lock()
-	defer h.of.mu.Unlock()
-	return h.takeLocked()
+func (h *Share) Take(ctx context.Context) (*Slot, error) {
+	return h.of.take(ctx, h.takeLocked)
+}
+
+// TakeFor claims a connection to a target, of shares that are divided by target.
+// The error is a *[FullError].
+func (s *Shares) TakeFor(ctx context.Context, target string) (*Slot, error) {
+	return s.take(ctx, func() (*Slot, error) { return s.takeForLocked(target) })
+}
+
+// take tries to claim until it may, or the moment is over that it may take.
+func (s *Shares) take(ctx context.Context, tryLocked func() (*Slot, error)) (*Slot, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	slot, err := tryLocked()
+	if err == nil || s.queued >= maxQueued {
+		return slot, err
+	}
+	s.queued++
+	defer func() { s.queued-- }()
+	ctx, cancel := context.WithTimeout(ctx, freeWithin)
+	defer cancel()
+	for err != nil && ctx.Err() == nil {
+		freed := s.freed
+		s.mu.Unlock()
+		select {
+		case <-freed:
+		case <-ctx.Done():
+		}
+		s.mu.Lock()
+		slot, err = tryLocked()
+	}
+	return slot, err
 }
 
 func (h *Share) takeLocked() (*Slot, error) {
@@ -81,10 +122,7 @@ func (h *Share) takeLocked() (*Slot, error) {
 	return &Slot{share: h}, nil
 }
 
-// TakeFor claims a connection to a target, of shares that are divided by target.
-func (s *Shares) TakeFor(target string) (*Slot, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *Shares) takeForLocked(target string) (*Slot, error) {
 	h := s.targets[target]
 	if h == nil {
 		h = &Share{of: s}
@@ -130,6 +168,10 @@ func (l *Slot) Free() {
 	defer s.mu.Unlock()
 	l.answerLocked()
 	l.share.open--
+	if s.queued > 0 {
+		close(s.freed)
+		s.freed = make(chan struct{})
+	}
 	if s.byTarget && l.share.open == 0 {
 		delete(s.forwards, l.share)
 		delete(s.targets, l.target)
