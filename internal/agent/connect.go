@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/forward"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/session"
@@ -102,6 +103,7 @@ func (c *Connector) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.env.runSignaling(ctx) })
 	g.Go(func() error { return c.env.watchNetwork(ctx) })
+	g.Go(func() error { cli.GiveBack(ctx); return nil })
 	g.Go(func() error { return c.run(ctx) })
 	g.Go(func() error { return c.env.serveStatus(ctx, "connect "+c.name) })
 	return g.Wait()

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/internal/trouble"
@@ -61,6 +62,7 @@ func (ls *Listener) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return ls.env.runSignaling(ctx) })
 	g.Go(func() error { return ls.env.watchNetwork(ctx) })
+	g.Go(func() error { cli.GiveBack(ctx); return nil })
 	g.Go(func() error { return ls.serve(ctx) })
 	g.Go(func() error { ls.env.cfg.Allow.Watch(ctx, ls.env.cfg.Trace); return nil })
 	g.Go(func() error { return ls.env.serveStatus(ctx, "listen") })
