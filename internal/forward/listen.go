@@ -102,7 +102,9 @@ func listenOnce(ctx context.Context, addrs []netip.AddrPort) (Listeners, error) 
 		if a.Addr().Is6() {
 			network = "tcp6"
 		}
-		ln, err := new(net.ListenConfig).Listen(ctx, network, a.String())
+		var lc net.ListenConfig
+		lc.SetMultipathTCP(false) // its connections end in other ways, see ends.go
+		ln, err := lc.Listen(ctx, network, a.String())
 		switch {
 		case err == nil:
 			ls = append(ls, ln)
