@@ -98,7 +98,7 @@ func TestLabsSideBySide(t *testing.T) {
 		if code := p.waitFor(t, 2*time.Minute); code != 0 {
 			t.Errorf("%s: exit code %d\n%s%s", name, code, p.stdout, p.stderr)
 		}
-		if n := strings.Count(p.stdout.String(), `"path":"direct"`); n != 3 {
+		if n := strings.Count(p.stdout.String(), `"connected":true,"path":"direct"`); n != 3 {
 			t.Errorf("%s: %d of 3 runs are direct\n%s", name, n, p.stdout)
 		}
 	}

@@ -101,26 +101,31 @@ func TestVPNIsNotTheDirectPath(t *testing.T) {
 	}
 }
 
-// when tells when a path was proved, and when payload first moved to it.
+// when tells when a path was proved, and when payload first moved to it. What an agent
+// has printed already may not be in its trace yet.
 func (s *standing) when(name string, id int) (proof, moved time.Time) {
 	s.t.Helper()
-	for r, err := range trace.Read(strings.NewReader(s.read(name))) {
-		if err != nil {
-			continue // the last line may be half written
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		for r, err := range trace.Read(strings.NewReader(s.read(name))) {
+			if err != nil {
+				continue // the last line may be half written
+			}
+			switch e := r.Event.(type) {
+			case trace.PathAdded:
+				if e.Path.ID == id {
+					proof = r.Time
+				}
+			case trace.PathChanged:
+				if e.To != nil && e.To.ID == id && moved.IsZero() {
+					moved = r.Time
+				}
+			}
 		}
-		switch e := r.Event.(type) {
-		case trace.PathAdded:
-			if e.Path.ID == id {
-				proof = r.Time
-			}
-		case trace.PathChanged:
-			if e.To != nil && e.To.ID == id && moved.IsZero() {
-				moved = r.Time
-			}
+		if !proof.IsZero() && !moved.IsZero() {
+			return proof, moved
+		}
+		if time.Now().After(deadline) {
+			s.t.Fatalf("%s does not tell of path %d", name, id)
 		}
 	}
-	if proof.IsZero() || moved.IsZero() {
-		s.t.Fatalf("%s does not tell of path %d", name, id)
-	}
-	return proof, moved
 }
