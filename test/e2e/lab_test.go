@@ -202,20 +202,28 @@ func (p *process) signalInside(sig os.Signal) error {
 		return os.ErrProcessDone
 	default:
 	}
-	list, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.cmd.Process.Pid))
-	if err != nil {
-		return err
-	}
-	for _, child := range strings.Fields(string(list)) {
-		pid, err := strconv.Atoi(child)
-		if err != nil {
-			return err
-		}
+	for _, pid := range children(p.cmd.Process.Pid) {
 		if err := signalTo(pid, sig); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// children are the processes that some processes have started.
+func children(parents ...int) (pids []int) {
+	for _, parent := range parents {
+		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
+		for _, name := range lists {
+			list, _ := os.ReadFile(name) // a thread may have ended meanwhile
+			for _, child := range strings.Fields(string(list)) {
+				if pid, err := strconv.Atoi(child); err == nil {
+					pids = append(pids, pid)
+				}
+			}
+		}
+	}
+	return pids
 }
 
 func signalTo(pid int, sig os.Signal) error {

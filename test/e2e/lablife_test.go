@@ -307,22 +307,6 @@ func TestLabExecFlags(t *testing.T) {
 	}
 }
 
-// children are the processes that some processes have started.
-func children(parents ...int) (pids []int) {
-	for _, parent := range parents {
-		lists, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", parent))
-		for _, name := range lists {
-			list, _ := os.ReadFile(name) // a thread may have ended meanwhile
-			for _, child := range strings.Fields(string(list)) {
-				if pid, err := strconv.Atoi(child); err == nil {
-					pids = append(pids, pid)
-				}
-			}
-		}
-	}
-	return pids
-}
-
 // An interrupt ends a lab that is being made or that runs, leaves nothing, and says so.
 func TestLabInterrupted(t *testing.T) {
 	needLab(t)
