@@ -55,7 +55,9 @@ func TestWhoMayOpen(t *testing.T) {
 }
 
 // What is counted is given back, whatever became of it.
-func TestSlotsAreGivenBack(t *testing.T) {
+func TestSlotsAreGivenBack(t *testing.T) { synctest.Test(t, testSlotsAreGivenBack) }
+
+func testSlotsAreGivenBack(t *testing.T) {
 	known := NewShares(4)
 	a, b := known.Add(), known.Add()
 	targets := NewTargetShares(4)

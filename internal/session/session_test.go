@@ -215,6 +215,40 @@ func TestResetOfAFullStream(t *testing.T) {
 	}
 }
 
+// As many connections as there may be leave room for a measurement.
+func TestRoomBesideAllConnections(t *testing.T) {
+	client, server := pair(t)
+	over := make(chan struct{})
+	serve(t, server, func(_ context.Context, _ Header, s *Stream) { s.Accept(); <-over; s.Reset(CodeShutdown) })
+	defer close(over)
+	for range MaxConnections {
+		open(t, client, Header{KindDial, "x:1"})
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	for i := range 60 {
+		if _, err := client.Open(ctx, Header{KindMeasure, "x"}); err != nil {
+			t.Fatalf("stream %d of a measurement: %v", i, err)
+		}
+	}
+}
+
+// A peer that allows no more streams is waited for no longer than the caller wants.
+func TestOpenEndsWithContext(t *testing.T) {
+	client, server := pair(t)
+	over := make(chan struct{})
+	serve(t, server, func(_ context.Context, _ Header, s *Stream) { s.Accept(); <-over; s.Reset(CodeShutdown) })
+	defer close(over)
+	for range maxStreams - 1 { // the control stream is one
+		open(t, client, Header{KindDial, "x:1"})
+	}
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 50*time.Millisecond, ErrNoStream)
+	defer cancel()
+	if _, err := client.Open(ctx, Header{KindDial, "x:1"}); !errors.Is(err, ErrNoStream) {
+		t.Errorf("got %v, want the context's cause", err)
+	}
+}
+
 // The words of a user are ours, not those of a library.
 func TestErrorsOfAnEndedStream(t *testing.T) {
 	client, server := pair(t)
