@@ -46,7 +46,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		fmt.Fprintf(stderr, "p2pagent: %s\n", printable(text))
 	}
 	var hint interface{ Hint() string }
-	if errors.As(err, &hint) {
+	if errors.As(err, &hint) && hint.Hint() != "" {
 		fmt.Fprintf(stderr, "  try: %s\n", hint.Hint())
 	} else if code == exitUsage {
 		fmt.Fprintf(stderr, "  try: %s --help\n", cmd.CommandPath())

@@ -94,6 +94,8 @@ func (c *Conn) apply(now time.Duration, actions []action) (sends []outgoing, rep
 			if p := c.paths[a.id]; p != nil {
 				replays = append(replays, pendingReplay{p, c.ring.between(a.since, a.until)})
 			}
+		case pinged:
+			c.tellPing(a)
 		case becameUsable:
 			t := a.path
 			c.cfg.Trace.Emit(trace.PathAdded{Path: c.tracePath(t), RTT: ms(t.rtt), Size: t.size.proven})

@@ -156,9 +156,10 @@ type Conn struct {
 	fresh    freshness
 	carriers map[Carrier]*carrier
 	paths    map[int]*path
-	lastID   int           // of carriers
-	drops    uint64        // kernel drops of the carriers that are gone
-	moved    chan struct{} // closed and replaced with each new route
+	lastID   int                             // of carriers
+	drops    uint64                          // kernel drops of the carriers that are gone
+	moved    chan struct{}                   // closed and replaced with each new route
+	pings    map[uint64]chan<- time.Duration // who waits for the answer to a probe, by its number
 }
 
 // New returns a Conn without paths. What is written before there is one is
@@ -199,6 +200,7 @@ func New(cfg Config) (*Conn, error) {
 		carriers: make(map[Carrier]*carrier),
 		paths:    make(map[int]*path),
 		moved:    make(chan struct{}),
+		pings:    make(map[uint64]chan<- time.Duration),
 	}
 	c.engine.tunnelOf = c.tunnelOf
 	c.in.init(c)

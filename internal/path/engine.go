@@ -280,6 +280,9 @@ func (e *engine) answer(now time.Duration, k key, seq uint64, said probeMark) {
 
 	lost := p.answeredSent // what was sent from here on may have been lost
 	was, size := p.state, p.size.proven
+	if s.ping {
+		e.do(pinged{s.seq, now - s.at})
+	}
 	p.answered(now, s, s.at < e.releasedAt && !p.clear(now))
 	e.heardFrom(now, p, said)
 	if e.sentAt < s.at {

@@ -75,6 +75,7 @@ type probe struct {
 	due     time.Duration
 	overdue bool
 	trial   bool // sent while payload waited for it
+	ping    bool // somebody waits for the answer
 }
 
 func (p *track) hops() (n int) {

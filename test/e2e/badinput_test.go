@@ -236,8 +236,8 @@ var badInput = []struct {
 	{"forgotten there, with a live link", forgottenThereLive, 8, "forgotten"},
 	{"two listeners with one key", twoListeners, 8, "another `p2pagent listen` with this machine's key has taken over"},
 	{"direct where the other side wants the relay", onlyRelayed, 8, "one side requires the relay and the other a direct path"},
-	{"direct where no UDP leaves", noUDP, 3, "no STUN server answered"},
-	{"ping where only the relay works", args("ping", "--relay-only", "--timeout", "10s", "bob"), 3, "this side was told to use the relay only"},
+	{"direct where no UDP leaves", noUDP, 3, "no STUN server answers here: it is down, or no UDP leaves this network"},
+	{"ping where only the relay works", args("ping", "--relay-only", "--timeout", "10s", "bob"), 3, "no direct path within 10 s; relayed: this side was told to use the relay only"},
 
 	// Relays that are none.
 	{"relay without credentials", args("ping", "--relay-only", "--turn", "turn:127.0.0.1:9", "--timeout", briefly, "bob"), 7, "127.0.0.1:9: no credentials"},
