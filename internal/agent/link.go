@@ -669,12 +669,12 @@ func (l *link) facts() facts {
 func (l *link) sight() sight {
 	connected, _, _ := l.env.client.State()
 	switch {
-	case !l.goneSince.IsZero():
-		return sightLeft
 	case !connected:
 		return sightLost
-	case !l.env.sees(l.peer):
-		return sightAbsent
+	case l.env.sees(l.peer): // perhaps again, and not yet met
+		return sightThere
+	case !l.goneSince.IsZero():
+		return sightLeft
 	}
-	return sightThere
+	return sightAbsent
 }

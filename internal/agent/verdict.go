@@ -247,8 +247,11 @@ func judgeSilence(f facts) verdict {
 		v.why += "; it is not at the signaling server"
 		v.remedy = look
 	case sightThere:
-		v.why += "; it is still at the signaling server"
+		v.why += "; it is at the signaling server"
 		v.remedy = "see whether p2pagent hangs there, or a firewall drops the packets between the two"
+	}
+	if f.OneWay {
+		v.remedy = "see what drops the packets that leave this machine: its own firewall, or its network's"
 	}
 	if f.RelayErr != nil && f.Sight == sightThere {
 		v.why += fmt.Sprintf("; no relay (%v)", f.RelayErr)

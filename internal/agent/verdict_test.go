@@ -78,11 +78,11 @@ func TestJudgeSilence(t *testing.T) {
 		{"too late", silent(sightLeft), 171 * time.Second, "none", "no path: silent for 2.9 min; it left the signaling server; giving up in 0 s"},
 		{"absent", silent(sightAbsent), 26 * time.Second, "none", "no path: silent for 26 s; it is not at the signaling server; giving up in 2.4 min"},
 		{"alone", silent(sightLost), 26 * time.Second, "none", "no path: silent for 26 s; no connection to the signaling server either; giving up in 2.4 min"},
-		{"stuck", silent(sightThere), 26 * time.Second, "none", "no path: silent for 26 s; it is still at the signaling server; giving up in 2.4 min"},
+		{"stuck", silent(sightThere), 26 * time.Second, "none", "no path: silent for 26 s; it is at the signaling server; giving up in 2.4 min"},
 		{"no relay", with(silent(sightThere), func(f *facts) { f.RelayErr = errors.New("401 %d") }), 7 * time.Second, "none",
-			"no path: silent for 7 s; it is still at the signaling server; no relay (401 %d); giving up in 2.7 min"},
+			"no path: silent for 7 s; it is at the signaling server; no relay (401 %d); giving up in 2.7 min"},
 		{"one way", with(silent(sightThere), func(f *facts) { f.OneWay = true }), 7 * time.Second, "none",
-			"no path: no answer for 7 s, though the peer is heard: packets pass one way only; it is still at the signaling server; giving up in 2.7 min"},
+			"no path: no answer for 7 s, though the peer is heard: packets pass one way only; it is at the signaling server; giving up in 2.7 min"},
 		{"relayed before", with(silent(sightLeft), func(f *facts) { f.Path, f.RelayOnly = path.Relayed, true }), 26 * time.Second, "none",
 			"no path: silent for 26 s; it left the signaling server; giving up in 2.4 min"},
 		{"nothing left to probe", with(silent(sightLeft), func(f *facts) { f.Path, f.State = "", "" }), 26 * time.Second, "none",
@@ -106,6 +106,9 @@ func TestJudgeSilence(t *testing.T) {
 			}
 			if v.settled() {
 				t.Error("taken for what will stay so")
+			}
+			if tt.f.OneWay && !strings.Contains(got.Remedy, "packets that leave this machine") {
+				t.Errorf("remedy %q of a path that is cut one way", got.Remedy)
 			}
 		})
 	}
