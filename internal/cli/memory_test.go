@@ -35,7 +35,8 @@ func TestReadMemory(t *testing.T) {
 	}
 	runtime.KeepAlive(garbage)
 	full := readMemory()
-	if full.allocated < before.allocated+uint64(len(garbage)) || full.held < before.held+uint64(len(garbage)) {
+	// a little of what was held before may have been given back meanwhile
+	if full.allocated < before.allocated+uint64(len(garbage)) || full.held < before.held+(48<<20) {
 		t.Errorf("from %+v to %+v with %d bytes more", before, full, len(garbage))
 	}
 	garbage = nil
