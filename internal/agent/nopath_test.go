@@ -4,7 +4,6 @@ import (
 	"errors"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/punch"
@@ -65,7 +64,7 @@ func TestRelayMissing(t *testing.T) {
 	a.cfg.RelayOnly, b.cfg.RelayOnly = true, true
 	peer, _ := befriend(t, a, b)
 	startListener(t, b)
-	c, err := NewConnector(a.cfg, peer, ConnectConfig{Timeout: time.Second})
+	c, err := NewConnector(a.cfg, peer, ConnectConfig{Timeout: absence})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +73,7 @@ func TestRelayMissing(t *testing.T) {
 	if !errors.As(err, &none) || !errors.Is(err, ErrNoPath) {
 		t.Fatalf("ended with %v", err)
 	}
-	for _, want := range []string{"within 1 s", dead + ": connection refused over TCP", "--relay-only"} {
+	for _, want := range []string{"within 3 s", dead + ": connection refused over TCP", "--relay-only"} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("%q says nothing of %q", err, want)
 		}

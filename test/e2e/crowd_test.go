@@ -105,7 +105,7 @@ func silentPort(t *testing.T) string {
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", name.(*syscall.SockaddrInet4).Port)
 	for {
-		c, err := net.DialTimeout("tcp4", address, 100*time.Millisecond)
+		c, err := net.DialTimeout("tcp4", address, 500*time.Millisecond)
 		if err != nil {
 			return address
 		}
