@@ -335,7 +335,7 @@ func detail(r trace.Record) string {
 }
 
 // said writes the members of an event that have a value, under the names that they
-// have in the trace. A name that ends in a unit of time makes a time of its number.
+// have in the trace. A name that has a unit makes a quantity of its number.
 func said(event reflect.Value) string {
 	var out []string
 	for i := range event.NumField() {
@@ -354,6 +354,10 @@ func said(event reflect.Value) string {
 		}
 		if bare, ok := strings.CutSuffix(words, " s"); ok {
 			out = append(out, bare+" "+units.Millis(1000*asFloat(v)))
+			continue
+		}
+		if bare, ok := strings.CutPrefix(words, "bytes "); ok {
+			out = append(out, bare+" "+units.Bytes(uint64(asFloat(v))))
 			continue
 		}
 		if v = reflect.Indirect(v); v.Kind() == reflect.Bool {

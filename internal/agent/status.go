@@ -82,7 +82,7 @@ func milliseconds(d time.Duration) float64 { return float64(d.Microseconds()) / 
 const (
 	socketSuffix  = ".sock"
 	statusTimeout = 2 * time.Second
-	maxStatus     = 1 << 20
+	maxStatus     = 16 << 20 // hundreds of links with all their paths
 )
 
 // RuntimeDir is where control sockets are: $XDG_RUNTIME_DIR/p2pagent, or a
