@@ -7,6 +7,7 @@ import (
 
 	"github.com/p2pagent/p2pagent/internal/session"
 	"github.com/p2pagent/p2pagent/internal/trace"
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 // How long a peer that is not heard is waited for.
@@ -91,13 +92,13 @@ func (s *unheard) giveUp() (time.Time, error) {
 	case s.quiet.IsZero() && s.heard.IsZero():
 		return time.Time{}, nil
 	case s.quiet.IsZero(): // paths answer, and the session gets nothing through
-		return latest(s.heard, s.fresh).Add(stuckAfter), fmt.Errorf("%w of %v, although a path answers", session.ErrIdle, stuckAfter)
+		return latest(s.heard, s.fresh).Add(stuckAfter), fmt.Errorf("%w of %s, although a path answers", session.ErrIdle, units.Duration(stuckAfter))
 	case s.parted.IsZero():
 		return latest(s.quiet, s.fresh).Add(stuckAfter),
-			fmt.Errorf("%w: all paths have been silent for %v, although it is at the signaling server", ErrNoPath, stuckAfter)
+			fmt.Errorf("%w: all paths have been silent for %s, although it is at the signaling server", ErrNoPath, units.Duration(stuckAfter))
 	}
 	return s.mayBeAsleepSince().Add(asleepFor),
-		fmt.Errorf("%w: it has left signaling, and all paths have been silent for %v", ErrPeerAbsent, asleepFor)
+		fmt.Errorf("%w: it has left signaling, and all paths have been silent for %s", ErrPeerAbsent, units.Duration(asleepFor))
 }
 
 // mayBeAsleepSince is zero for a peer that is heard in any way.
@@ -212,5 +213,5 @@ func (l *link) wokeUp(slept time.Duration) {
 // peerAwoke is the peer's word that its machine slept, which is why it was silent.
 func (l *link) peerAwoke(a *awake) {
 	slept := time.Duration(a.SleptMS) * time.Millisecond
-	l.trace.Emit(trace.PeerState{Present: true, Linked: true, Why: fmt.Sprintf("awake again, its machine slept for %v", slept.Round(time.Second))})
+	l.trace.Emit(trace.PeerState{Present: true, Linked: true, Why: fmt.Sprintf("awake again, its machine slept for %s", units.Duration(slept))})
 }

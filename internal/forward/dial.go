@@ -9,6 +9,8 @@ import (
 	"net/netip"
 	"sync"
 	"time"
+
+	"github.com/p2pagent/p2pagent/internal/units"
 )
 
 const (
@@ -123,7 +125,7 @@ func race[C io.Closer](ctx context.Context, addrs []netip.AddrPort, dial func(co
 func attemptError(a netip.AddrPort, after time.Duration, err error) error {
 	var timeout net.Error
 	if errors.As(err, &timeout) && timeout.Timeout() {
-		return fmt.Errorf("dial %s: no answer in %.1f s", a, after.Seconds())
+		return fmt.Errorf("dial %s: no answer in %s", a, units.Duration(after))
 	}
 	var op *net.OpError
 	if errors.As(err, &op) {

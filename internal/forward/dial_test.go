@@ -120,9 +120,9 @@ func TestRace(t *testing.T) {
 		{"all refuse", "[::6]:1 10.0.0.4:1", map[string]host{"::6": unreachable, "10.0.0.4": refused},
 			"", ms, "::6@0s 10.0.0.4@0s", "dial [::6]:1: network is unreachable; dial 10.0.0.4:1: connection refused"},
 		{"all are dead", "[::6]:1 10.0.0.4:1", nil,
-			"", 10 * time.Second, "::6@0s 10.0.0.4@250ms", "dial [::6]:1: no answer in 10.0 s; dial 10.0.0.4:1: no answer in 9.8 s"},
+			"", 10 * time.Second, "::6@0s 10.0.0.4@250ms", "dial [::6]:1: no answer in 10 s; dial 10.0.0.4:1: no answer in 9.8 s"},
 		{"one refuses, one is dead", "[::6]:1 10.0.0.4:1", map[string]host{"::6": dead, "10.0.0.4": refused},
-			"", 10 * time.Second, "::6@0s 10.0.0.4@250ms", "dial [::6]:1: no answer in 10.0 s; dial 10.0.0.4:1: connection refused"},
+			"", 10 * time.Second, "::6@0s 10.0.0.4@250ms", "dial [::6]:1: no answer in 10 s; dial 10.0.0.4:1: connection refused"},
 		{"no address", "", nil, "", 0, "", "no address to dial"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -168,7 +168,7 @@ func TestRaceIsBounded(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 600*time.Millisecond)
 		defer cancel()
 		_, err = race(ctx, addrPorts("10.0.0.1:1 10.0.0.2:1 10.0.0.3:1 10.0.0.4:1"), n.dial)
-		const want = "dial 10.0.0.1:1: no answer in 0.6 s; dial 10.0.0.2:1: no answer in 0.3 s; dial 10.0.0.3:1: no answer in 0.1 s; 1 more addresses were not tried"
+		const want = "dial 10.0.0.1:1: no answer in 600 ms; dial 10.0.0.2:1: no answer in 350 ms; dial 10.0.0.3:1: no answer in 100 ms; 1 more addresses were not tried"
 		if err == nil || err.Error() != want {
 			t.Errorf("got %v, want %s", err, want)
 		}
