@@ -16,9 +16,17 @@ func portal(t *testing.T, address string, answer http.HandlerFunc) (leave func()
 		t.Fatal(err)
 	}
 	s := &http.Server{Handler: answer}
-	go s.Serve(ln)
-	t.Cleanup(func() { s.Close() })
-	return func() { s.Close() }
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		s.Serve(ln)
+	}()
+	leave = func() {
+		s.Close()
+		<-ended // until then the address is taken
+	}
+	t.Cleanup(leave)
+	return leave
 }
 
 func redirect(w http.ResponseWriter, _ *http.Request) {
