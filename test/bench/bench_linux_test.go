@@ -31,7 +31,7 @@ func TestParseIperf(t *testing.T) {
 
 func TestLastReport(t *testing.T) {
 	r, err := lastReport(`{"event":"path.changed","data":{}}
-{"direct":{"goodput_mbps":4000},"rounds":[],"sender":{"cpu_s_per_gb_direct":1.5},"verdict":"direct: well"}
+{"direct":{"goodput_mbps":4000},"rounds":[],"sender":{"cpu_s_per_gb_direct":1.5},"verdict":{"path":"direct","text":"direct: well"}}
 `)
 	if err != nil || r.Direct == nil || r.Direct.Goodput != 4000 || *r.Sender.CPUDirect != 1.5 {
 		t.Fatalf("%+v, %v", r, err)
