@@ -36,7 +36,7 @@ func ParseSpec(text string) (Spec, error) {
 	case 4:
 		bind, parts = parts[0], parts[1:]
 	default:
-		return bad(fmt.Sprintf("%d parts, want 3 or 4", len(parts)))
+		return bad(shape(len(parts)))
 	}
 	if bind == "*" {
 		bind = ""
@@ -51,6 +51,17 @@ func ParseSpec(text string) (Spec, error) {
 		return bad("no target host")
 	}
 	return Spec{net.JoinHostPort(bind, parts[0]), net.JoinHostPort(parts[1], parts[2])}, nil
+}
+
+// shape says what is wrong with a forward of so many parts.
+func shape(parts int) string {
+	switch parts {
+	case 1:
+		return "it has no target"
+	case 2:
+		return "it lacks the port to listen on, or the target's host or port"
+	}
+	return "it has too many colons; an IPv6 address stands in brackets, for example [::1]"
 }
 
 // splitColons splits at colons outside of brackets and takes the brackets off.

@@ -14,16 +14,18 @@ func TestParseSpec(t *testing.T) {
 		{"localhost:8080:web:80", "localhost:8080", "web:80", ""},
 		{"[::1]:8080:[2001:db8::1]:80", "[::1]:8080", "[2001:db8::1]:80", ""},
 		{"0:localhost:22", "localhost:0", "localhost:22", ""},
-		{"8080", "", "", "1 parts"},
-		{"8080:80", "", "", "2 parts"},
-		{"a:b:c:d:e", "", "", "5 parts"},
+		{"8080", "", "", "it has no target"},
+		{"8080:80", "", "", "it lacks the port to listen on, or the target's host or port"},
+		{"a:b:c:d:e", "", "", "too many colons"},
+		{"2223:::1:22", "", "", "stands in brackets, for example [::1]"},
+		{"::1:2223:localhost:22", "", "", "stands in brackets"},
 		{"x:localhost:80", "", "", `"x" is not a port`},
 		{"8080:localhost:0", "", "", "target port"},
 		{"8080:localhost:99999", "", "", "target port"},
 		{"8080::80", "", "", "no target host"},
 		{"[::1:8080:a:1", "", "", "a [ without ]"},
 		{"[::1]x:8080:a:1", "", "", "after ]"},
-		{"", "", "", "1 parts"},
+		{"", "", "", "it has no target"},
 	} {
 		spec, err := ParseSpec(tt.in)
 		if tt.err == "" {
