@@ -88,7 +88,7 @@ func TestClaim(t *testing.T) {
 	ts := serve(t, ServerConfig{})
 	host, guest, third := start(t, ClientConfig{URL: ts.address}), start(t, ClientConfig{URL: ts.address}), start(t, ClientConfig{URL: ts.address})
 	number, h, err := host.Claim(t.Context())
-	if err != nil || !isNameplate(number) {
+	if err != nil || !IsNameplate(number) {
 		t.Fatalf("claimed %q, %v", number, err)
 	}
 	next(t, h, Joined)

@@ -247,7 +247,7 @@ func (m *message) take(name string, raw []byte) bool {
 	case "ref":
 		return readInt(raw, &m.Ref) && within(m.Ref, 1, maxInt)
 	case "mailbox":
-		return readString(raw, &m.Mailbox) && (isNameplate(m.Mailbox) || isToken(m.Mailbox))
+		return readString(raw, &m.Mailbox) && (IsNameplate(m.Mailbox) || isToken(m.Mailbox))
 	case "role":
 		return readString(raw, &m.Role) && (m.Role == RoleHost || m.Role == RoleGuest)
 	case "seat":

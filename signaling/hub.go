@@ -48,7 +48,7 @@ func (s *Server) handle(c *serverConn, m message) {
 func (s *Server) apply(now time.Time, c *serverConn, m message) []effect {
 	switch m.Type {
 	case typeJoin:
-		if !isNameplate(m.Mailbox) {
+		if !IsNameplate(m.Mailbox) {
 			return s.state.join(now, c.id, m)
 		}
 		if wait := s.joins.take(now, c.source); wait > 0 {

@@ -417,7 +417,7 @@ func randomSeat() string {
 // checkSeat says what is wrong with the arguments of a join.
 func checkSeat(name string, role Role, seat string) error {
 	switch {
-	case !isNameplate(name) && !isToken(name):
+	case !IsNameplate(name) && !isToken(name):
 		return fmt.Errorf("join mailbox: %w: its name is neither a nameplate of 4 to 7 digits nor 22 to 64 characters of base64url", ErrUnknown)
 	case role != RoleHost && role != RoleGuest:
 		return fmt.Errorf("join mailbox: role %q", string(role))

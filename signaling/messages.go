@@ -148,8 +148,8 @@ func validURIs(uris []string) bool {
 	return len(uris) <= maxURIs && !slices.ContainsFunc(uris, tooLong)
 }
 
-// isNameplate reports whether name has the form of a nameplate.
-func isNameplate(name string) bool {
+// IsNameplate reports whether name has the form of a nameplate.
+func IsNameplate(name string) bool {
 	if !within(len(name), 4, 7) || name[0] == '0' {
 		return false
 	}

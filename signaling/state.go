@@ -128,7 +128,7 @@ func (s *state) join(now time.Time, conn connID, m message) []effect {
 	if c, ok := s.mayJoin(conn, m.Mailbox); !ok {
 		return refuse(conn, m, c)
 	}
-	if isNameplate(m.Mailbox) {
+	if IsNameplate(m.Mailbox) {
 		return s.joinNameplate(now, conn, m)
 	}
 	b := s.boxes[m.Mailbox]
@@ -191,7 +191,7 @@ func (s *state) claim(now time.Time, conn connID, m message) []effect {
 	name := m.Mailbox
 	b := s.boxes[name]
 	switch {
-	case name != "" && !isNameplate(name):
+	case name != "" && !IsNameplate(name):
 		return refuse(conn, m, CodeUnknown)
 	case b != nil && (b.ended || !sameToken(b.host, m.Seat)):
 		return refuse(conn, m, CodeTaken)

@@ -505,7 +505,7 @@ func do(t *testing.T, s *state, now time.Time, w []string) []effect {
 
 // pad makes a valid token of a short word; nameplates stay as they are.
 func pad(word string) string {
-	if isNameplate(word) {
+	if IsNameplate(word) {
 		return word
 	}
 	return word + strings.Repeat("_", max(0, 22-len(word)))
@@ -551,7 +551,7 @@ func checkState(t *testing.T, s *state) {
 	t.Helper()
 	members, seats := 0, make(map[netip.Addr]int)
 	for name, b := range s.boxes {
-		if name != b.name || b.nameplate != isNameplate(name) || b.nameplate != (s.nameplates[name] == b) {
+		if name != b.name || b.nameplate != IsNameplate(name) || b.nameplate != (s.nameplates[name] == b) {
 			t.Fatalf("mailbox %q is not what its name says: %+v", name, b)
 		}
 		if !b.nameplate && len(b.members) == 0 {

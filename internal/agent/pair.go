@@ -113,6 +113,9 @@ func (e *environment) tryCode(ctx context.Context, tell func(identity.Code)) (sp
 // ([identity.ErrNameTaken]), and with this machine's own code as well
 // ([identity.ErrSelf]). It ends when ctx does.
 func Pair(ctx context.Context, cfg Config, code identity.Code, as string) (identity.Peer, error) {
+	if n := code.Nameplate(); !signaling.IsNameplate(n) {
+		return identity.Peer{}, withHint(fmt.Errorf("%w: its number %s is none: 4 to 7 digits, of which the first is not 0", identity.ErrBadCode, n), "compare it with the code that the other machine shows")
+	}
 	e, err := newEnvironment(cfg, true)
 	if err != nil {
 		return identity.Peer{}, err
