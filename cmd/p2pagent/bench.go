@@ -48,7 +48,7 @@ the processor time that they take.
 --compare measures the relayed and the direct path in turn, with the same payload, so
 that what changes meanwhile hits both. Where one of them cannot be had, the other is
 measured, the verdict says why, and the exit code is 3.`,
-		Args:              cobra.ExactArgs(1),
+		Args:              onePeer,
 		ValidArgsFunction: first(peerNames),
 	}
 	c.add(cmd)

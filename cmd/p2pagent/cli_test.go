@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/relay"
 	"github.com/p2pagent/p2pagent/signaling"
@@ -467,12 +468,21 @@ func TestUsage(t *testing.T) {
 	for _, tt := range []struct{ args, says string }{
 		{"conect", `unknown command "conect"`},
 		{"connect --no-such-flag", "unknown flag: --no-such-flag"},
-		{"ping", "accepts 1 arg(s), received 0"},
-		{"ping a b", "accepts 1 arg(s), received 2"},
-		{"pipe", "accepts between 1 and 2 arg(s)"},
+		{"ping", "which peer? (`p2pagent peers` lists them)"},
+		{"ping a b", "one peer at most, and these are 2 arguments; a name with a space stands in quotes"},
+		{"ping 1234 robot nebula anchor", "that is a pairing code"},
+		{"bench", "which peer?"},
+		{"pipe", "which peer?"},
+		{"pipe my office h:22", "one peer and a target at most"},
+		{"connect my office", "one code or peer, and these are 2 arguments; write a code with hyphens, 1234-word-word-word, and a name with a space in quotes"},
+		{"connect 1234 robot nebula ancor " + server, "did you mean anchor?"},
+		{"connect 0000-zoom-zoom-zoom " + server, "not a pairing code: its number 0000 is none: 4 to 7 digits, of which the first is not 0"},
+		{"connect 12345678-zoom-zoom-zoom " + server, "its number 12345678 is none"},
 		{"listen here", `"here"`},
-		{"peers forget", "accepts 1 arg(s)"},
-		{"peers rename a", "accepts 2 arg(s)"},
+		{"peers forget", "which peer?"},
+		{"peers rename", "which peer?"},
+		{"peers rename a", "what is it to be called?"},
+		{"peers rename my office office", "two names, and these are 3 arguments"},
 		{"ping bob", "no signaling server; start one with `signal`"},
 		{"nat", "no STUN server; give --stun stun:HOST, or --signal URL"},
 		{"nat --timeout -1s " + server, "is negative"},
@@ -493,7 +503,8 @@ func TestUsage(t *testing.T) {
 		{"pipe bob :22 " + server, "want HOST:PORT"},
 		{"pipe bob h:ssh " + server, "a port is 1 to 65535"},
 		{"pipe bob --json " + server, "there is no --json"},
-		{"connect bob -L 80 " + server, "-L: "},
+		{"connect bob -L 80 " + server, "-L: forward \"80\": it has no target; write"},
+		{"connect bob -L 2223:::1:22 " + server, "an IPv6 address stands in brackets"},
 		{"connect bob -R 1:2 " + server, "-R: "},
 		{"connect --code-file a --code-stdin " + server, "exclude each other"},
 		{"connect 1234-robot-nebula-ancor " + server, "did you mean anchor?"},
@@ -512,6 +523,17 @@ func TestUsage(t *testing.T) {
 		}
 		if !strings.Contains(c.stderr.String(), "  try: ") {
 			t.Errorf("%s: no advice: %q", tt.args, &c.stderr)
+		}
+	}
+}
+
+func TestShellWord(t *testing.T) {
+	for _, tt := range []struct{ in, want string }{
+		{"office", "office"}, {"büro-2", "büro-2"}, {"my office", "'my office'"}, {"bob's", `'bob'\''s'`},
+		{"$HOME", "'$HOME'"}, {"~", "'~'"}, {"", "''"}, {"a;b", "'a;b'"},
+	} {
+		if got := shellWord(tt.in); got != tt.want {
+			t.Errorf("%q: %s, want %s", tt.in, got, tt.want)
 		}
 	}
 }
@@ -608,6 +630,21 @@ func TestExplainWithoutALink(t *testing.T) {
 		if out.String() != tt.want {
 			t.Errorf("%q, want %q", out.String(), tt.want)
 		}
+	}
+}
+
+// What has not been measured has no figure.
+func TestPathStatus(t *testing.T) {
+	p := path.Status{
+		Kind: path.Direct, Local: netip.MustParseAddrPort("192.0.2.1:1000"), Remote: netip.MustParseAddrPort("198.51.100.2:2000"),
+		State: path.Probing, Since: time.Now(),
+	}
+	if got := pathStatus(p); strings.Contains(got, "rtt") || strings.Contains(got, "datagrams") {
+		t.Errorf("probing: %q", got)
+	}
+	p.State, p.RTT, p.Size = path.Alive, 12*time.Millisecond, 1452
+	if got, want := pathStatus(p), ", rtt 12 ms, 1452-byte datagrams, "; !strings.Contains(got, want) {
+		t.Errorf("usable: %q, want %q", got, want)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
@@ -36,7 +37,7 @@ func connectCommand() *cobra.Command {
 peer sleeps or reboots, or the signaling server cannot be reached, go on trying, for as
 long as --timeout says. A code is tried for a minute. It may also come from --code-file,
 --code-stdin or $` + envCode + `.`,
-		Args:              cobra.MaximumNArgs(1),
+		Args:              oneCodeOrPeer,
 		ValidArgsFunction: first(peerNames),
 	}
 	c.add(cmd)
@@ -65,6 +66,9 @@ long as --timeout says. A code is tried for a minute. It may also come from --co
 		}
 		for _, l := range open {
 			fmt.Fprintf(cmd.ErrOrStderr(), "listening on %s for %s at the peer\n", l.Listeners, l.Spec.Target)
+		}
+		if len(args) > 1 { // a code with spaces
+			args = []string{strings.Join(args, "-")}
 		}
 		peer, err := c.findPeer(ctx, cmd, s, args, as)
 		if err != nil {
@@ -112,7 +116,7 @@ func (c *common) findPeer(ctx context.Context, cmd *cobra.Command, s *setup, arg
 	case len(args) == 1 && !identity.LooksLikeCode(args[0]):
 		peer, err := knownPeer(s.cfg.Peers, args[0])
 		if err == nil && as != "" && as != peer.Name {
-			err = usageError{fmt.Errorf("--as %s is for a new peer, and %s is known; its name changes with: p2pagent peers rename %[2]s %[1]s", as, peer.Name)}
+			err = usageError{fmt.Errorf("--as %s is for a new peer, and %s is known; its name changes with: p2pagent peers rename %s %s", as, peer.Name, shellWord(peer.Name), shellWord(as))}
 		}
 		return peer, err
 	case len(args) == 1: // whatever the environment says
@@ -138,11 +142,13 @@ func (c *common) findPeer(ctx context.Context, cmd *cobra.Command, s *setup, arg
 	return agent.Pair(ctx, s.cfg, code, as)
 }
 
+var errCodeForPeer = errors.New("that is a pairing code: `p2pagent connect CODE` first, then this command with the peer's name")
+
 func knownPeer(store *identity.Store, name string) (identity.Peer, error) {
 	peer, err := store.Get(name)
 	switch {
 	case errors.Is(err, identity.ErrUnknownPeer) && identity.LooksLikeCode(name):
-		return peer, usageError{errors.New("that is a pairing code: `p2pagent connect CODE` first, then this command with the peer's name")}
+		return peer, usageError{errCodeForPeer}
 	case errors.Is(err, identity.ErrUnknownPeer):
 		return peer, usageError{fmt.Errorf("%q is neither a known peer nor a pairing code; see `p2pagent peers`", name)}
 	}
@@ -159,7 +165,7 @@ func pipeCommand() *cobra.Command {
 localhost:22. For ssh: ssh -o ProxyCommand='p2pagent pipe PEER' user@PEER
 
 Where standard input is no terminal, only an error is told; -v tells all.`,
-		Args:              cobra.RangeArgs(1, 2),
+		Args:              onePeerAndTarget,
 		ValidArgsFunction: first(peerNames),
 	}
 	c.add(cmd)

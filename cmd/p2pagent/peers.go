@@ -19,13 +19,13 @@ func peersCommand() *cobra.Command {
 	cmd.AddCommand(
 		&cobra.Command{Use: "list", Short: "List known peers", Args: cobra.NoArgs, RunE: list},
 		&cobra.Command{
-			Use: "rename NAME NEW-NAME", Short: "Give a peer another name", Args: cobra.ExactArgs(2), ValidArgsFunction: first(peerNames),
+			Use: "rename NAME NEW-NAME", Short: "Give a peer another name", Args: twoNames, ValidArgsFunction: first(peerNames),
 			RunE: func(_ *cobra.Command, args []string) error {
 				return changePeers(args[0], func(s *identity.Store) error { return s.Rename(args[0], args[1]) })
 			},
 		},
 		&cobra.Command{
-			Use: "forget NAME", Short: "Forget a peer: it cannot link any more, and a live link with it ends", Args: cobra.ExactArgs(1), ValidArgsFunction: first(peerNames),
+			Use: "forget NAME", Short: "Forget a peer: it cannot link any more, and a live link with it ends", Args: onePeer, ValidArgsFunction: first(peerNames),
 			RunE: func(_ *cobra.Command, args []string) error {
 				return changePeers(args[0], func(s *identity.Store) error { return s.Forget(args[0]) })
 			},

@@ -33,7 +33,7 @@ func pingCommand() *cobra.Command {
 line: each second and when the path changes, until it is direct (exit code 0) or
 --timeout (30s) is over (exit code 3; 0 when the path is direct, but inside a VPN's
 tunnel).`,
-		Args:              cobra.ExactArgs(1),
+		Args:              onePeer,
 		ValidArgsFunction: first(peerNames),
 	}
 	c.add(cmd)

@@ -145,9 +145,16 @@ func pathStatus(p path.Status) string {
 	if p.Stream {
 		state = "TCP to the relay, " + state
 	}
-	return fmt.Sprintf("%s %-7s %s <-> %s%s  %s for %s, rtt %s, %d-byte datagrams%s, %s in, %s out%s",
-		mark, p.Kind, p.Local, p.Remote, tunnelText(p.Tunnel, p.InTunnel), state, units.Duration(time.Since(p.Since)), units.Duration(p.RTT),
-		p.Size, batching(p.GSO, p.GRO), units.Bytes(p.In.Payload), units.Bytes(p.Out.Payload), notUsed(p.Barred))
+	measured := ""
+	if p.RTT > 0 {
+		measured += ", rtt " + units.Duration(p.RTT)
+	}
+	if p.Size > 0 {
+		measured += fmt.Sprintf(", %d-byte datagrams%s", p.Size, batching(p.GSO, p.GRO))
+	}
+	return fmt.Sprintf("%s %-7s %s <-> %s%s  %s for %s%s, %s in, %s out%s",
+		mark, p.Kind, p.Local, p.Remote, tunnelText(p.Tunnel, p.InTunnel), state, units.Duration(time.Since(p.Since)), measured,
+		units.Bytes(p.In.Payload), units.Bytes(p.Out.Payload), notUsed(p.Barred))
 }
 
 // notUsed tells why payload never goes over a path.

@@ -5,7 +5,9 @@ import (
 	"fmt"
 	"regexp"
 	"strings"
+	"unicode"
 
+	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
@@ -14,6 +16,63 @@ import (
 type usageError struct{ error }
 
 func (u usageError) Unwrap() error { return u.error }
+
+// The arguments that a command takes, and what is said of others. cobra's own words
+// are of counts.
+
+// onePeer is a peer's name.
+func onePeer(_ *cobra.Command, args []string) error { return peerAnd("", args) }
+
+// onePeerAndTarget is a peer's name, and a target if one likes.
+func onePeerAndTarget(_ *cobra.Command, args []string) error { return peerAnd("a target", args) }
+
+func peerAnd(more string, args []string) error {
+	most, wanted := 1, "one peer"
+	if more != "" {
+		most, wanted = 2, "one peer and "+more
+	}
+	switch {
+	case len(args) == 0:
+		return errors.New("which peer? (`p2pagent peers` lists them)")
+	case len(args) <= most:
+		return nil
+	case identity.LooksLikeCode(strings.Join(args, " ")):
+		return errCodeForPeer
+	}
+	return fmt.Errorf("%s at most, and these are %d arguments; a name with a space stands in quotes", wanted, len(args))
+}
+
+// oneCodeOrPeer is a pairing code, in one argument or with a space between its words, or
+// a peer's name; or nothing.
+func oneCodeOrPeer(_ *cobra.Command, args []string) error {
+	if len(args) <= 1 || identity.LooksLikeCode(strings.Join(args, " ")) {
+		return nil
+	}
+	return fmt.Errorf("one code or peer, and these are %d arguments; write a code with hyphens, 1234-word-word-word, and a name with a space in quotes", len(args))
+}
+
+// twoNames is a peer's name and its new one.
+func twoNames(_ *cobra.Command, args []string) error {
+	switch len(args) {
+	case 0:
+		return errors.New("which peer? (`p2pagent peers` lists them)")
+	case 1:
+		return errors.New("what is it to be called? the new name goes behind the old one")
+	case 2:
+		return nil
+	}
+	return fmt.Errorf("two names, and these are %d arguments; a name with a space stands in quotes", len(args))
+}
+
+// shellWord is text as a shell takes it for one word.
+func shellWord(text string) string {
+	if text != "" && !strings.ContainsFunc(text, func(r rune) bool {
+		return !strings.ContainsRune("-_./:@+,%", r) && !unicode.IsLetter(r) && !unicode.IsDigit(r)
+	}) {
+		return text
+	}
+	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
+}
 
 // nearEnough is how many letters may be wrong in what is still understood.
 const nearEnough = 2
