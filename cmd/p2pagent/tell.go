@@ -228,6 +228,9 @@ func keyShared(peer string, e trace.KeyShared) string {
 	if e.From != "" && e.To != "" && e.From != e.To {
 		text = fmt.Sprintf("%s: %s took over from %s: two machines have its key", peer, e.To, e.From)
 	}
+	if e.Kept {
+		text += "; the link with the first goes on"
+	}
 	if e.Pause > 0 {
 		text += fmt.Sprintf("; linking again in %s", units.Millis(1000*e.Pause))
 	}

@@ -81,6 +81,7 @@ func TestLine(t *testing.T) {
 		{"newcomer", trace.KeyShared{Side: "newcomer"}, "took the place of another `p2pagent listen` with this machine's key; run one only, and give a copied machine a key of its own", yellow},
 		{"replaced", trace.KeyShared{Side: "replaced"}, "another `p2pagent listen` with this machine's key took this one's place; its links go on, and it ends with them", yellow},
 		{"peer on two machines", trace.KeyShared{Side: "peer", From: "nas", To: "laptop"}, "bob: laptop took over from nas: two machines have its key", yellow},
+		{"peer on two machines, link kept", trace.KeyShared{Side: "peer", From: "nas", To: "laptop", Kept: true}, "bob: laptop took over from nas: two machines have its key; the link with the first goes on", yellow},
 		{"peer twice on one", trace.KeyShared{Side: "peer", From: "nas", To: "nas", Pause: 4}, "bob: a second `p2pagent listen` with its key took over; linking again in 4 s", yellow},
 		{"trouble", trace.Trouble{Where: "accept on 127.0.0.1:80", Why: "too many open files"}, "accept on 127.0.0.1:80: too many open files; trying again", yellow},
 		{"trouble over", trace.Trouble{Where: "accept on 127.0.0.1:80"}, "accept on 127.0.0.1:80: works again", ""},

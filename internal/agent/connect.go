@@ -50,6 +50,7 @@ type Connector struct {
 	noPath   *noPathError     // why the last one did not; nil: for another reason
 	linkedTo string           // what the listener called its machine last
 	rivals   rivalry          // of listeners with the peer's key
+	kept     *keptLink        // the current link, where another listener has the place; nil: none has
 
 	restUntil time.Time // no meeting before
 }
@@ -483,30 +484,24 @@ func (c *Connector) answered(ctx context.Context, a *answer) error {
 	c.env.sighted(c.peer, func(s *sighting) { s.declined = nil })
 	before := c.linkedTo
 	c.linkedTo = nameOf(a)
-	l.peerDirect.Store(a.Direct)
-	l.do(func() {
-		l.peerRelayOnly = a.RelayOnly
-		if l.requireDirect() {
-			l.dropAllocation()
+	if a.Resumed || !c.resuming { // it is of this link, an old or a new one
+		l.peerDirect.Store(a.Direct)
+		l.do(func() {
+			l.peerRelayOnly = a.RelayOnly
+			if l.requireDirect() {
+				l.dropAllocation()
+			}
+			l.reviewVerdict()
+		})
+		if a.Resumed {
+			l.attach(c.enc)
 		}
-		l.reviewVerdict()
-	})
-	switch {
-	case a.Resumed:
-		l.attach(c.enc)
 		return nil
-	case !c.resuming:
-		return nil // to the link that was just proposed
 	}
 	// The listener does not know this link any more: it has restarted, or it is
 	// another one.
 	if l.hasRival(ctx) {
-		if pause := c.rivalled(before, c.linkedTo); pause > 0 {
-			c.rest(pause)
-			return nil
-		}
-		c.resuming = false
-		return c.propose(ctx)
+		return c.rivalled(ctx, a, before)
 	}
 	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: true, Why: "restarted, linking anew"})
 	c.dropLink()
@@ -523,12 +518,13 @@ func (c *Connector) dropLinkFor(why error) {
 	}
 	c.current.end(why)
 	<-c.linkEnd
-	c.current = nil
+	c.current, c.kept = nil, nil
 }
 
 // linkEnded decides what follows the end of a link: mostly the next one.
 func (c *Connector) linkEnded(ctx context.Context, err error) error {
-	c.current, c.noPath = nil, nil
+	kept := c.kept
+	c.current, c.kept, c.noPath = nil, nil, nil
 	errors.As(err, &c.noPath)
 	c.env.sighted(c.peer, func(s *sighting) { s.ended = err })
 	var wrong identity.ErrWrongPeer
@@ -544,6 +540,10 @@ func (c *Connector) linkEnded(ctx context.Context, err error) error {
 	}
 	if c.unsaid && !c.present {
 		c.notePeer(false, "left the signaling server")
+	}
+	if kept != nil {
+		c.afterKept(kept)
+		return nil
 	}
 	c.again()
 	return nil

@@ -15,7 +15,8 @@ import (
 // say so, but moves no link: the older one keeps those that live. It tells its
 // connectors, over the session; a connector that then meets a process which does not
 // know the link has the word of both, and knows a second listener from one that was
-// started again.
+// started again. A link that works goes on until it ends by itself, as somebody may be
+// using it; the next one is with the newcomer.
 
 // The sides of a trace.KeyShared.
 const (
@@ -24,18 +25,19 @@ const (
 	sidePeer     = "peer"
 )
 
-// errRival ends a connector's link with a listener that lost its place.
+// errRival ends a connector's link with a listener that lost its place, where it carries
+// nothing any more.
 var errRival = errors.New("another process with this listener's key has its place")
 
 const (
-	rivalGrace  = 100 * time.Millisecond // for its word, where the older one seems to live
+	rivalGrace  = 500 * time.Millisecond // for its word, where the older one seems to live
 	rivalPause  = time.Second            // before the second link with a newcomer; doubled with each
 	rivalMost   = 30 * time.Second
 	rivalMemory = 10 * time.Minute // without one: all is forgotten
 )
 
-// rivalry is how often the listener's place changed hands. The server has pauses of
-// its own; these do not need its good will.
+// rivalry is how often a link was followed by one with another of the listeners. The
+// server has pauses of its own; these do not need its good will.
 type rivalry struct {
 	n    int
 	last time.Time
@@ -99,13 +101,51 @@ func (l *link) hasRival(ctx context.Context) bool {
 	}
 }
 
-// rivalled ends the link with a listener that lost its place, and says so. It returns how
-// long to wait before linking with the newcomer: not at all the first time.
-func (c *Connector) rivalled(from, to string) (pause time.Duration) {
-	pause = c.rivals.next(time.Now())
-	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.KeyShared{Side: sidePeer, From: from, To: to, Pause: pause.Seconds()})
-	c.dropLinkFor(errRival)
-	return pause
+// rivalled takes the word of both listeners. A link that works is kept. Another one
+// ends, and the newcomer has the next: at once the first time.
+func (c *Connector) rivalled(ctx context.Context, a *answer, from string) error {
+	c.resuming = false
+	to := nameOf(a)
+	if !c.current.works() {
+		pause := c.rivals.next(time.Now())
+		c.tellRivals(trace.KeyShared{From: from, To: to, Pause: pause.Seconds()})
+		c.dropLinkFor(errRival)
+		if pause > 0 {
+			c.rest(pause)
+			return nil
+		}
+		return c.propose(ctx)
+	}
+	if c.kept == nil {
+		l := c.current
+		l.do(func() { l.unheard.replaced = true })
+		c.kept = &keptLink{with: from}
+	}
+	if c.kept.newcomer != a.Run || a.Run.IsZero() { // else it was told; only signaling has come and gone
+		c.kept.newcomer = a.Run
+		c.tellRivals(trace.KeyShared{From: from, To: to, Kept: true})
+	}
+	return nil
+}
+
+// keptLink is the current link, where its listener has lost its place.
+type keptLink struct {
+	with     string         // what that listener calls its machine
+	newcomer identity.RunID // the last one that was told
+}
+
+// afterKept meets the newcomer when a kept link is over.
+func (c *Connector) afterKept(kept *keptLink) {
+	pause := c.rivals.next(time.Now())
+	if pause > 0 {
+		c.tellRivals(trace.KeyShared{From: kept.with, To: c.linkedTo, Pause: pause.Seconds()})
+	}
+	c.rest(pause)
+}
+
+func (c *Connector) tellRivals(e trace.KeyShared) {
+	e.Side = sidePeer
+	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(e)
 }
 
 // rest meets anew after a pause, whatever comes and goes in it.

@@ -15,6 +15,9 @@ const (
 	// stuckAfter is for a peer that the server says is there: both are awake, and
 	// nothing passes between them. A new link may do better.
 	stuckAfter = 3 * time.Minute
+	// replacedFor is for a listener whose place another one has: signaling cannot help
+	// the link, and the newcomer is there.
+	replacedFor = 30 * time.Second
 	// asleepFor is for a peer that is not there either. It may be asleep, its router
 	// may restart, or ours. One that ended says goodbye, and one that was killed is
 	// told of by the next run of its machine.
@@ -47,6 +50,8 @@ type unheard struct {
 	fresh  time.Time // nothing before it counts against the peer
 	heard  time.Time // when the session had received something new
 	count  uint64    // packets of the session, by then
+
+	replaced bool // another process has the peer's place at the server
 }
 
 // paths is told whether any path is alive, and since when.
@@ -93,6 +98,9 @@ func (s *unheard) giveUp() (time.Time, error) {
 		return time.Time{}, nil
 	case s.quiet.IsZero(): // paths answer, and the session gets nothing through
 		return latest(s.heard, s.fresh).Add(stuckAfter), fmt.Errorf("%w of %s, although a path answers", session.ErrIdle, units.Duration(stuckAfter))
+	case s.replaced:
+		return latest(s.quiet, s.fresh).Add(replacedFor),
+			fmt.Errorf("%w: all paths have been silent for %s, and another listener has its place", ErrNoPath, units.Duration(replacedFor))
 	case s.parted.IsZero():
 		return latest(s.quiet, s.fresh).Add(stuckAfter),
 			fmt.Errorf("%w: all paths have been silent for %s, although it is at the signaling server", ErrNoPath, units.Duration(stuckAfter))
@@ -103,7 +111,7 @@ func (s *unheard) giveUp() (time.Time, error) {
 
 // mayBeAsleepSince is zero for a peer that is heard in any way.
 func (s *unheard) mayBeAsleepSince() time.Time {
-	if s.quiet.IsZero() || s.parted.IsZero() {
+	if s.quiet.IsZero() || s.parted.IsZero() || s.replaced {
 		return time.Time{}
 	}
 	return latest(s.quiet, s.parted, s.fresh)

@@ -24,6 +24,7 @@ func TestSilence(t *testing.T) {
 	packets := func(n uint64) func(*unheard, time.Time) {
 		return func(s *unheard, now time.Time) { s.received(now, n) }
 	}
+	replaced := func(s *unheard, _ time.Time) { s.replaced = true }
 	met, left, woke := (*unheard).met, (*unheard).left, (*unheard).woke
 	const (
 		sec   = time.Second
@@ -41,6 +42,8 @@ func TestSilence(t *testing.T) {
 		{"there, and nothing passes", []event{{at: 5 * sec, do: paths(false)}}, 5*sec + stuckAfter, ErrNoPath},
 		{"asleep for 200 s", []event{{at: 5 * sec, do: paths(false)}, {at: 35 * sec, do: left}, {at: 200 * sec, do: met}, {at: 201 * sec, do: paths(true)}}, never, nil},
 		{"asleep for 14 minutes", []event{{at: 5 * sec, do: paths(false)}, {at: 35 * sec, do: left}, {at: 14 * min, do: met}, {at: 14*min + sec, do: paths(true)}}, never, nil},
+		{"another one has its place, and nothing passes", []event{{at: 0, do: replaced}, {at: 5 * sec, do: left}, {at: 5 * sec, do: met}, {at: 6 * sec, do: paths(false)}}, 6*sec + replacedFor, ErrNoPath},
+		{"another one has its place, and all is well", []event{{at: 0, do: replaced}, {at: 5 * sec, do: paths(false)}, {at: 10 * sec, do: paths(true)}}, never, nil},
 		{"asleep for longer", []event{{at: 5 * sec, do: paths(false)}, {at: 35 * sec, do: left}}, 35*sec + asleepFor, ErrPeerAbsent},
 		{"gone from the server first", []event{{at: 35 * sec, do: left}, {at: 50 * sec, do: paths(false)}}, 50*sec + asleepFor, ErrPeerAbsent},
 		{"gone from the server, and well", []event{{at: 35 * sec, do: left}}, never, nil},

@@ -316,6 +316,7 @@ type KeyShared struct {
 	Side  string  `json:"side"`
 	From  string  `json:"from,omitempty"` // what they call their machines, as a peer was told
 	To    string  `json:"to,omitempty"`
+	Kept  bool    `json:"kept,omitempty"`    // the peer's link with the one that was replaced goes on
 	Pause float64 `json:"pause_s,omitempty"` // before the peer links again
 }
 
