@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -17,10 +18,12 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
+	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/relay"
 	"github.com/p2pagent/p2pagent/signaling"
+	"github.com/spf13/cobra"
 )
 
 const (
@@ -565,7 +568,9 @@ func TestReadCode(t *testing.T) {
 		{"bad environment", common{}, "", "what?", "", "$" + envCode + ": "},
 	} {
 		t.Setenv(envCode, tt.env)
-		code, found, err := tt.c.readCode(strings.NewReader(tt.stdin))
+		cmd := new(cobra.Command)
+		cmd.SetIn(strings.NewReader(tt.stdin))
+		code, found, err := tt.c.readCode(t.Context(), cmd)
 		if (err != nil) != (tt.fails != "") || tt.fails != "" && !strings.Contains(fmt.Sprint(err), tt.fails) {
 			t.Errorf("%s: %v, want %q", tt.name, err, tt.fails)
 			continue
@@ -573,6 +578,20 @@ func TestReadCode(t *testing.T) {
 		if found != (tt.want != "") || found && code.String() != tt.want {
 			t.Errorf("%s: %v, %v, want %q", tt.name, code, found, tt.want)
 		}
+	}
+}
+
+// Who is asked for a code may also interrupt.
+func TestInterruptWhileACodeIsTyped(t *testing.T) {
+	stdin, typing := io.Pipe()
+	defer typing.Close()
+	cmd := new(cobra.Command)
+	cmd.SetIn(stdin)
+	ctx, interrupt := context.WithCancelCause(t.Context())
+	time.AfterFunc(10*time.Millisecond, func() { interrupt(cli.ErrInterrupted) })
+	c := common{codeStdin: true}
+	if _, found, err := c.readCode(ctx, cmd); found || !errors.Is(err, cli.ErrInterrupted) {
+		t.Errorf("%v, %v", found, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,6 +45,7 @@ type common struct {
 	name         string
 	color        string
 	verbose      bool
+	quiet        bool // nothing is told but the error that ends the command
 	noMapping    bool
 	portable     bool
 	loopback     bool
@@ -197,6 +199,11 @@ func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.quiet {
+		s.tell.mute = func(trace.Record) bool { return true }
+	} else {
+		c.warnOfPlaintext(cmd.ErrOrStderr())
+	}
 	sinks := []trace.Sink{&s.linked, s.tell} // in this order: who has read of a session interrupts one that is known
 	if c.json {
 		sinks = append(sinks, &jsonLines{w: cmd.OutOrStdout()})
@@ -209,7 +216,6 @@ func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
 		sinks = append(sinks, file)
 		s.close = file.Close
 	}
-	c.warnOfPlaintext(cmd.ErrOrStderr())
 	cfg.Trace = trace.New(c.name, sinks...)
 	cfg.Trace.Emit(trace.ProcessStarted{Version: cfg.Version, Command: cmd.CommandPath()})
 	return s, nil
@@ -263,23 +269,31 @@ func readTURNAuth(name string) (user, pass string, err error) {
 
 // readCode finds a pairing code where the user put it: flags first, then the
 // environment. found is false when there is none anywhere.
-func (c *common) readCode(stdin io.Reader) (code identity.Code, found bool, err error) {
+func (c *common) readCode(ctx context.Context, cmd *cobra.Command) (code identity.Code, found bool, err error) {
 	var text, from string
 	switch {
 	case c.codeFile != "" && c.codeStdin:
 		return code, false, usageError{errors.New("--code-file and --code-stdin exclude each other")}
 	case c.codeFile != "":
-		b, err := os.ReadFile(c.codeFile)
+		from = "--code-file " + c.codeFile
+		text, err = interruptible(ctx, func() (string, error) {
+			b, err := os.ReadFile(c.codeFile)
+			return string(b), err
+		})
 		if err != nil {
 			return code, false, fmt.Errorf("--code-file: %w", err)
 		}
-		text, from = string(b), "--code-file "+c.codeFile
 	case c.codeStdin:
-		text, err = bufio.NewReader(io.LimitReader(stdin, 1<<10)).ReadString('\n')
+		from = "--code-stdin"
+		if isTerminal(cmd.InOrStdin()) {
+			fmt.Fprint(cmd.ErrOrStderr(), "pairing code: ")
+		}
+		text, err = interruptible(ctx, func() (string, error) {
+			return bufio.NewReader(io.LimitReader(cmd.InOrStdin(), 1<<10)).ReadString('\n')
+		})
 		if err != nil && err != io.EOF {
 			return code, false, fmt.Errorf("--code-stdin: %w", err)
 		}
-		from = "--code-stdin"
 	case os.Getenv(envCode) != "":
 		text, from = os.Getenv(envCode), "$"+envCode
 	default:
@@ -290,6 +304,26 @@ func (c *common) readCode(stdin io.Reader) (code identity.Code, found bool, err 
 		return code, false, fmt.Errorf("%s: %w", from, err)
 	}
 	return code, true, nil
+}
+
+// interruptible is a read that may wait for a person, or for another program. Such a
+// read cannot be ended: when ctx ends it is left alone, and ends with the process.
+func interruptible(ctx context.Context, read func() (string, error)) (string, error) {
+	type result struct {
+		text string
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		text, err := read()
+		done <- result{text, err}
+	}()
+	select {
+	case r := <-done:
+		return r.text, r.err
+	case <-ctx.Done():
+		return "", context.Cause(ctx)
+	}
 }
 
 // jsonLines writes records to stdout, one object a line.

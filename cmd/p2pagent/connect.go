@@ -14,7 +14,6 @@ import (
 	"github.com/p2pagent/p2pagent/internal/forward"
 	"github.com/p2pagent/p2pagent/internal/identity"
 	"github.com/p2pagent/p2pagent/internal/session"
-	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 )
@@ -123,7 +122,7 @@ func (c *common) findPeer(ctx context.Context, cmd *cobra.Command, s *setup, arg
 		code, err = identity.ParseCode(args[0])
 	default:
 		var found bool
-		if code, found, err = c.readCode(cmd.InOrStdin()); err == nil && !found {
+		if code, found, err = c.readCode(ctx, cmd); err == nil && !found {
 			err = usageError{errors.New("whom to connect to? give the code that `p2pagent listen` printed, or the name of a known peer (p2pagent peers)")}
 		}
 	}
@@ -157,7 +156,6 @@ func knownPeer(store *identity.Store, name string) (identity.Peer, error) {
 
 func pipeCommand() *cobra.Command {
 	var c common
-	var quiet bool
 	cmd := &cobra.Command{
 		Use:   "pipe PEER [HOST:PORT]",
 		Short: "Connect standard input and output to a target at the peer",
@@ -170,7 +168,7 @@ Where standard input is no terminal, only an error is told; -v tells all.`,
 	}
 	c.add(cmd)
 	c.name = hostname()
-	cmd.Flags().BoolVarP(&quiet, "quiet", "q", false, "no lines on stderr but an error")
+	cmd.Flags().BoolVarP(&c.quiet, "quiet", "q", false, "no lines on stderr but an error")
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		target := "localhost:22"
 		if len(args) == 2 {
@@ -182,17 +180,20 @@ Where standard input is no terminal, only an error is told; -v tells all.`,
 		if c.json {
 			return usageError{errors.New("pipe: stdout is the connection, so there is no --json; use --trace FILE")}
 		}
-		if quiet && c.verbose {
+		if c.quiet && c.verbose {
 			return usageError{errors.New("-q and -v exclude each other")}
 		}
+		c.quiet = c.quiet || !c.verbose && !isTerminal(cmd.InOrStdin())
+		defer func() {
+			if c.quiet && cmd.Context().Err() != nil && errors.Is(err, context.Canceled) {
+				err = hushed{} // ssh hangs up its proxy when it is done with it
+			}
+		}()
 		s, err := c.prepare(cmd)
 		if err != nil {
 			return err
 		}
 		defer s.finish(&err)
-		if quiet || !c.verbose && !isTerminal(cmd.InOrStdin()) {
-			s.tell.mute = func(trace.Record) bool { return true }
-		}
 		return withConnector(cmd.Context(), &c, s, args[0], func(ctx context.Context, conn *agent.Connector) error {
 			header := session.Header{Kind: session.KindDial, Target: target}
 			stream, err := conn.Open(ctx, header)
@@ -204,6 +205,12 @@ Where standard input is no terminal, only an error is told; -v tells all.`,
 	}
 	return cmd
 }
+
+// hushed is an interrupt of a command that was told to be quiet.
+type hushed struct{}
+
+func (hushed) Error() string { return "" }
+func (hushed) ExitCode() int { return exitInterrupted }
 
 // checkTarget refuses what no peer could dial.
 func checkTarget(target string) error {

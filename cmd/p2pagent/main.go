@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/p2pagent/p2pagent/internal/cli"
 	"github.com/spf13/cobra"
@@ -69,7 +70,7 @@ func ended(ctx context.Context, err error) error {
 	switch {
 	case errors.As(context.Cause(ctx), &unwritten):
 		return unwritten // whatever followed from it
-	case ctx.Err() != nil && errors.Is(err, context.Canceled):
+	case ctx.Err() != nil && (errors.Is(err, context.Canceled) || errors.Is(err, syscall.EPIPE)):
 		return cli.ErrInterrupted
 	}
 	return err

@@ -121,6 +121,26 @@ func TestInterruptedBeforeTheEnd(t *testing.T) {
 	}
 }
 
+// ssh hangs up its ProxyCommand when it is done: that is no news, and -q is quiet from
+// the first line to the last.
+func TestQuietPipe(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	stdin, typing, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stdin.Close()
+	defer typing.Close()
+	p := w.alice.startWith(t, nil, stdin, "pipe", "-q", "bob", w.echo)
+	io.WriteString(typing, "there")
+	p.await(t, p.stdout, "there")
+	p.cmd.Process.Signal(syscall.SIGHUP)
+	if code := p.wait(t); code != 130 || p.stderr.String() != "" {
+		t.Errorf("exit code %d:\n%s", code, p.stderr)
+	}
+}
+
 // What cannot be printed is an error, and no success.
 func TestFullDiskBehindStdout(t *testing.T) {
 	t.Parallel()
