@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"os"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
 	"github.com/p2pagent/p2pagent/internal/cli"
@@ -74,12 +73,12 @@ measured, the verdict says why, and the exit code is 3.`,
 		}
 		defer s.finish(&err)
 		s.tell.mute = heldThere
-		var file *os.File
+		var file *reportFile
 		if o.report != "" { // before the measurement, not after it
-			if file, err = os.OpenFile(o.report, os.O_CREATE|os.O_WRONLY, 0o644); err != nil {
-				return fmt.Errorf("--report: %w", err)
+			if file, err = openReport(o.report); err != nil {
+				return err
 			}
-			defer file.Close()
+			defer file.discard()
 		}
 		progress := newBenchProgress(cmd.ErrOrStderr(), s.tell)
 		plan.Progress = progress.show
@@ -95,7 +94,7 @@ measured, the verdict says why, and the exit code is 3.`,
 			return err
 		})
 		if report == nil {
-			return errors.Join(err, discardEmpty(file))
+			return err
 		}
 		if emitJSON {
 			err = errors.Join(err, json.NewEncoder(cmd.OutOrStdout()).Encode(report))
@@ -103,31 +102,11 @@ measured, the verdict says why, and the exit code is 3.`,
 			printReport(cmd.OutOrStdout(), report)
 		}
 		if file != nil {
-			err = errors.Join(err, emptied(file), report.WriteHTML(file), file.Close())
+			err = errors.Join(err, file.write(report.WriteHTML))
 		}
 		return err
 	}
 	return cmd
-}
-
-// emptied makes room for a report where an older one is. What is no file has no end.
-func emptied(file *os.File) error {
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
-		return err
-	}
-	return file.Truncate(0)
-}
-
-// discardEmpty removes a file that was opened for a report that did not come about. An
-// older report stays.
-func discardEmpty(file *os.File) error {
-	if file == nil {
-		return nil
-	}
-	if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() || info.Size() > 0 {
-		return err
-	}
-	return os.Remove(file.Name())
 }
 
 // plan checks the flags and makes the plan of them.

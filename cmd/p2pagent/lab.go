@@ -218,7 +218,11 @@ func labMatrixCommand() *cobra.Command {
 					return err
 				}
 				if r.Matrix = m; report != "" {
-					if err := writeLabReport(report, r); err != nil {
+					file, err := openReport(report)
+					if err != nil {
+						return err
+					}
+					if err := file.write(r.WriteHTML); err != nil {
 						return err
 					}
 				}
@@ -236,14 +240,6 @@ func labMatrixCommand() *cobra.Command {
 	cmd.Flags().BoolVar(&asJSON, "json", false, "an array with one JSON object a run")
 	cmd.Flags().StringVar(&report, "report", "", "write the table to this HTML file")
 	return cmd
-}
-
-func writeLabReport(path string, r lab.Report) error {
-	f, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	return errors.Join(r.WriteHTML(f), f.Close())
 }
 
 func labUpCommand() *cobra.Command {
