@@ -289,9 +289,10 @@ func (l *link) tick(now time.Time) {
 		l.hear(now)
 	}
 	l.noteLongWait(now)
-	if due(l.givesUpAt()) {
-		_, why := l.unheard.giveUp()
-		l.end(why)
+	if s := l.session.Load(); s != nil && due(l.givesUpAt()) {
+		if why := l.unheard.over(now, s.Stats().PacketsReceived); why != nil {
+			l.end(why)
+		}
 	}
 }
 

@@ -109,6 +109,16 @@ func (s *unheard) giveUp() (time.Time, error) {
 		fmt.Errorf("%w: it has left signaling, and all paths have been silent for %s", ErrPeerAbsent, units.Duration(asleepFor))
 }
 
+// over decides whether the link ends now, and why. It takes the session's count of
+// packets first: what was known of it may be as old as hearEvery.
+func (s *unheard) over(now time.Time, packets uint64) error {
+	s.received(now, packets)
+	if at, why := s.giveUp(); !at.IsZero() && !now.Before(at) {
+		return why
+	}
+	return nil
+}
+
 // mayBeAsleepSince is zero for a peer that is heard in any way.
 func (s *unheard) mayBeAsleepSince() time.Time {
 	if s.quiet.IsZero() || s.parted.IsZero() || s.replaced {

@@ -81,6 +81,27 @@ func TestSilence(t *testing.T) {
 
 // Links that wait for peers which may be asleep are bounded, in number and in memory:
 // the one that has waited longest makes room.
+// A session that has received something since the last look is not silent.
+func TestGivingUpLooksOnceMore(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		now  uint64
+		want error
+	}{{"silent", 7, session.ErrIdle}, {"it has received something since", 8, nil}} {
+		var s unheard
+		start := time.Now()
+		s.paths(start, true)
+		s.received(start.Add(hearEvery), 7)
+		at, _ := s.giveUp()
+		if why := s.over(at.Add(-time.Millisecond), 7); why != nil {
+			t.Errorf("%s: too early: %v", tt.name, why)
+		}
+		if why := s.over(at, tt.now); !errors.Is(why, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, why, tt.want)
+		}
+	}
+}
+
 func TestWaitingLinksAreBounded(t *testing.T) {
 	start := time.Now()
 	now := start.Add(time.Hour)
