@@ -541,6 +541,17 @@ func TestShellWord(t *testing.T) {
 	}
 }
 
+// Why the signaling server does not answer is told at once, and not at the end of
+// --timeout.
+func TestNATTellsWhyItWaits(t *testing.T) {
+	at(t, shortDir(t))
+	c := begin(t, "", "nat", "--timeout", "1h", "--signal", "ws://127.0.0.1:1")
+	c.stderr.await(t, "reason", func(line string) bool {
+		return strings.Contains(line, "signaling: no connection to ws://127.0.0.1:1: dial tcp 127.0.0.1:1") && strings.Contains(line, "; trying again")
+	})
+	c.cutShort(t)
+}
+
 func TestReadCode(t *testing.T) {
 	const file, stdin, env = "1111-robot-nebula-anchor", "2222-robot-nebula-anchor", "3333-robot-nebula-anchor"
 	name := filepath.Join(t.TempDir(), "code")

@@ -34,10 +34,11 @@ needs a server with a second address; what was not measured is said to be so.`,
 		if err := c.check(); err != nil {
 			return err
 		}
-		if _, err := newTeller(cmd.ErrOrStderr(), c.verbose, c.color); err != nil {
+		tell, err := newTeller(cmd.ErrOrStderr(), c.verbose, c.color)
+		if err != nil {
 			return err
 		}
-		var sinks []trace.Sink
+		sinks := []trace.Sink{tell}
 		if c.traceFile != "" {
 			file, err := c.openTrace()
 			if err != nil {
@@ -57,7 +58,7 @@ needs a server with a second address; what was not measured is said to be so.`,
 		if len(c.stun) == 0 {
 			c.warnOfPlaintext(cmd.ErrOrStderr())
 		}
-		servers, err := c.stunServers(ctx, cmd.ErrOrStderr())
+		servers, err := c.stunServers(ctx, cmd.ErrOrStderr(), rec)
 		if err != nil {
 			return err
 		}
@@ -84,7 +85,7 @@ needs a server with a second address; what was not measured is said to be so.`,
 const maxSTUN = 8
 
 // stunServers are those of the command line, or those of the signaling server.
-func (c *common) stunServers(ctx context.Context, stderr io.Writer) ([]netip.AddrPort, error) {
+func (c *common) stunServers(ctx context.Context, stderr io.Writer, rec *trace.Recorder) ([]netip.AddrPort, error) {
 	uris, err := parseURIs("--stun", c.stun, "stun")
 	if err != nil {
 		return nil, err
@@ -98,7 +99,7 @@ func (c *common) stunServers(ctx context.Context, stderr io.Writer) ([]netip.Add
 			return nil, usageError{err}
 		}
 		fmt.Fprintf(stderr, "asking %s for its STUN servers\n", address)
-		texts, err := askSTUN(ctx, c.signal)
+		texts, err := askSTUN(ctx, c.signal, rec)
 		if err != nil {
 			return nil, err
 		}
@@ -121,9 +122,9 @@ func (c *common) stunServers(ctx context.Context, stderr io.Writer) ([]netip.Add
 	return out, nil
 }
 
-// askSTUN asks a signaling server for its STUN servers.
-func askSTUN(ctx context.Context, url string) ([]string, error) {
-	client, err := signaling.NewClient(signaling.ClientConfig{URL: url, Software: "p2pagent/" + version()})
+// askSTUN asks a signaling server for its STUN servers. rec has why it does not answer.
+func askSTUN(ctx context.Context, url string, rec *trace.Recorder) ([]string, error) {
+	client, err := signaling.NewClient(signaling.ClientConfig{URL: url, Software: "p2pagent/" + version(), Trace: rec})
 	if err != nil {
 		return nil, err
 	}
