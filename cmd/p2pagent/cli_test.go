@@ -208,10 +208,12 @@ func event(t *testing.T, line string) (name string, data map[string]any) {
 	t.Helper()
 	var e struct {
 		Time  time.Time
+		Since *int64 `json:"since_ns"`
+		Node  string
 		Event string
 		Data  map[string]any
 	}
-	if err := json.Unmarshal([]byte(line), &e); err != nil || e.Time.IsZero() || e.Event == "" {
+	if err := json.Unmarshal([]byte(line), &e); err != nil || e.Time.IsZero() || e.Since == nil || e.Node == "" || e.Event == "" {
 		t.Fatalf("%q is no event: %v", line, err)
 	}
 	return e.Event, e.Data

@@ -94,6 +94,7 @@ type setup struct {
 	cfg    agent.Config
 	tell   *teller
 	linked linked
+	events trace.Sink // stdout, with --json; else nil
 	close  func() error
 }
 
@@ -206,7 +207,8 @@ func (c *common) prepare(cmd *cobra.Command) (*setup, error) {
 	}
 	sinks := []trace.Sink{&s.linked, s.tell} // in this order: who has read of a session interrupts one that is known
 	if c.json {
-		sinks = append(sinks, &jsonLines{w: cmd.OutOrStdout()})
+		s.events = &jsonLines{w: cmd.OutOrStdout()}
+		sinks = append(sinks, s.events)
 	}
 	if c.traceFile != "" {
 		file, err := c.openTrace()

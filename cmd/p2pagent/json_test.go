@@ -56,7 +56,7 @@ var outputs = []struct {
 	{"Proof", lab.Proof{}},
 	{"Endpoints", trace.Path{}},
 	{"Refused address", trace.AddrRefused{}},
-	{"pairing.code", shownCode{}},
+	{"pairing.code", codeShown{}},
 }
 
 // A member is one of an object.

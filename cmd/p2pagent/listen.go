@@ -4,11 +4,11 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"time"
 
 	"github.com/p2pagent/p2pagent/internal/agent"
 	"github.com/p2pagent/p2pagent/internal/forward"
 	"github.com/p2pagent/p2pagent/internal/identity"
+	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/spf13/cobra"
 )
 
@@ -49,7 +49,7 @@ Nothing on this machine can be reached unless --allow names it:
 		if list.Empty() {
 			fmt.Fprintln(cmd.ErrOrStderr(), "note: no --allow, so peers can link but reach nothing here; for ssh: --allow localhost:22")
 		}
-		show := codePrinter(c.json, cmd.OutOrStdout(), cmd.ErrOrStderr())
+		show := codePrinter(s.cfg.Trace, s.events, cmd.OutOrStdout(), cmd.ErrOrStderr())
 		ls, err := agent.NewListener(s.cfg, agent.ListenConfig{Pair: pair, OnCode: show})
 		if err != nil {
 			return err
@@ -60,24 +60,21 @@ Nothing on this machine can be reached unless --allow names it:
 }
 
 // codeShown is a pairing code among the events of --json: the only place where one
-// is, and not in the trace.
+// is, and not in the trace. So it is not among the events of package trace.
 type codeShown struct {
-	Time  time.Time `json:"time"`
-	Event string    `json:"event"` // pairing.code
-	Data  shownCode `json:"data"`
-}
-
-type shownCode struct {
 	Code string `json:"code"`
 	Why  string `json:"why,omitempty"` // of a code that takes the place of another
 }
 
-// codePrinter shows pairing codes: stdout has the code alone, or an event.
-func codePrinter(asJSON bool, stdout, stderr io.Writer) func(code identity.Code, why string) {
-	out := &jsonLines{w: stdout}
+// EventName is the word for it.
+func (codeShown) EventName() string { return "pairing.code" }
+
+// codePrinter shows pairing codes: stdout has the code alone, or, with events, a record
+// among them.
+func codePrinter(rec *trace.Recorder, events trace.Sink, stdout, stderr io.Writer) func(code identity.Code, why string) {
 	return func(code identity.Code, why string) {
-		if asJSON {
-			out.write(codeShown{time.Now(), "pairing.code", shownCode{code.String(), why}})
+		if events != nil {
+			rec.EmitTo(events, codeShown{code.String(), why})
 			return
 		}
 		if why != "" {

@@ -3,7 +3,8 @@
 //
 // Logs are for people at a terminal; the trace is what tests, reports and the
 // viewer read. If a test has to look at a log line, an event is missing here.
-// Keys, pairing codes and TURN passwords never appear in an event.
+// Keys, pairing codes and TURN passwords never appear in an event that [Recorder.Emit]
+// records.
 //
 // A [Recorder] stamps events and hands them to its [Sink]s. A nil *Recorder is
 // valid and records nothing, so no caller checks for one. Begin reading at
@@ -69,14 +70,25 @@ func (r *Recorder) ForPeer(peer string) *Recorder {
 
 // Emit records e now. It is safe for concurrent use, and a no-op on nil.
 func (r *Recorder) Emit(e Event) {
-	if r == nil {
-		return
+	if r != nil {
+		r.emit(e, r.hub.sinks)
 	}
+}
+
+// EmitTo records e now in one sink alone, which may be one of r's: for what must not be
+// in every file. It is in order among the events there.
+func (r *Recorder) EmitTo(s Sink, e Event) {
+	if r != nil {
+		r.emit(e, []Sink{s})
+	}
+}
+
+func (r *Recorder) emit(e Event, sinks []Sink) {
 	r.hub.mu.Lock()
 	defer r.hub.mu.Unlock()
 	now := time.Now() // under the lock, so that files are in order of time
 	rec := Record{Time: now, Since: now.Sub(r.hub.start), Node: r.node, Peer: r.peer, Event: e}
-	for _, s := range r.hub.sinks {
+	for _, s := range sinks {
 		s.Record(rec)
 	}
 }

@@ -48,6 +48,21 @@ func TestRoundTrip(t *testing.T) {
 	}
 }
 
+// What is recorded in one sink has the circumstances that it would have in all.
+func TestEmitTo(t *testing.T) {
+	var all, one []Record
+	first := SinkFunc(func(r Record) { one = append(one, r) })
+	rec := New("a", first, SinkFunc(func(r Record) { all = append(all, r) }))
+	rec.Emit(PeerState{})
+	rec.EmitTo(first, Paired{})
+	if len(all) != 1 || len(one) != 2 {
+		t.Fatalf("%d records in a sink that was to have one, %d in that of two", len(all), len(one))
+	}
+	if r := one[1]; r.Event != (Paired{}) || r.Node != "a" || r.Time.IsZero() || r.Since < one[0].Since {
+		t.Errorf("%+v, after %+v", r, one[0])
+	}
+}
+
 func TestReadNewerAndBroken(t *testing.T) {
 	in := `{"time":"2026-01-02T03:04:05Z","since_ns":1,"node":"a","event":"from.the.future","data":{"x":1}}` + "\nnot json\n"
 	var events []Event
