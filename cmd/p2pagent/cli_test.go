@@ -520,6 +520,12 @@ func TestUsage(t *testing.T) {
 		{"listen --name -x " + server, "--name: "},
 		{"peers forget bob", `"bob" is not a known peer`},
 		{"peers list bob", "unknown command"},
+		{"lab bogus", `unknown command "bogus"`},
+		{"lab upp", "did you mean up?"},
+		{"completion bsh", "did you mean bash"},
+		{"help bogus", `unknown command "bogus"`},
+		{"help lab upp", "did you mean up?"},
+		{"listen --timeout 2s " + server, "--timeout: listen waits for its peers until it is interrupted"},
 	} {
 		c := begin(t, "", strings.Fields(tt.args)...)
 		code := c.wait(t)
@@ -539,6 +545,15 @@ func TestShellWord(t *testing.T) {
 	} {
 		if got := shellWord(tt.in); got != tt.want {
 			t.Errorf("%q: %s, want %s", tt.in, got, tt.want)
+		}
+	}
+}
+
+// Words that are subcommands, and help for them, are none of that.
+func TestHelp(t *testing.T) {
+	for _, args := range []string{"help", "lab", "help lab up", "help completion bash", "completion", "lab --help"} {
+		if out := do(t, "", strings.Fields(args)...); !strings.Contains(out, "Usage:") {
+			t.Errorf("%s: %q", args, out)
 		}
 	}
 }

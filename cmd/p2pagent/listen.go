@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -29,10 +30,14 @@ Nothing on this machine can be reached unless --allow names it:
 		Args: cobra.NoArgs,
 	}
 	c.add(cmd)
+	cmd.Flags().Lookup("timeout").Hidden = true // refused
 	cmd.Flags().StringVar(&c.name, "name", hostname(), "what this machine is called when pairing")
 	cmd.Flags().BoolVar(&pair, "pair", false, "pair with one more machine")
 	cmd.Flags().StringArrayVar(&allow, "allow", nil, "TARGET that peers may reach through this machine; repeatable")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		if cmd.Flags().Changed("timeout") {
+			return usageError{errors.New("--timeout: listen waits for its peers until it is interrupted, and never gives up")}
+		}
 		if err := identity.ValidateName(c.name); err != nil {
 			return usageError{fmt.Errorf("--name: %w", err)}
 		}

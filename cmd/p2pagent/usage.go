@@ -101,6 +101,45 @@ func meant(cmd *cobra.Command, err error) error {
 	return usageError{fmt.Errorf("%w; did you mean %s?", err, strings.Join(near, " or "))}
 }
 
+// strict makes wrong words below root usage errors where cobra prints help and calls
+// that a success: after a command that has only subcommands, and after help. Cobra's own
+// completion command is made here, as it remembers where root writes.
+func strict(root *cobra.Command) {
+	root.InitDefaultCompletionCmd()
+	root.InitDefaultHelpCmd()
+	for _, c := range root.Commands() {
+		if c.Name() == "help" {
+			c.RunE = helpAbout
+		}
+		knownWords(c)
+	}
+}
+
+// knownWords has c, and what is below it, refuse a word that is no subcommand.
+func knownWords(c *cobra.Command) {
+	if c.HasSubCommands() && !c.Runnable() {
+		c.Args = cobra.NoArgs
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
+	for _, sub := range c.Commands() {
+		knownWords(sub)
+	}
+}
+
+// helpAbout prints the help of the command that args name.
+func helpAbout(help *cobra.Command, args []string) error {
+	about, rest, err := help.Root().Find(args)
+	if err == nil && len(rest) > 0 && about.HasSubCommands() {
+		err = fmt.Errorf("unknown command %q for %q", rest[0], about.CommandPath())
+	}
+	if err != nil {
+		return meant(about, err)
+	}
+	about.InitDefaultHelpFlag() // it shows those of commands that have run
+	about.InitDefaultVersionFlag()
+	return about.Help()
+}
+
 func flagNames(cmd *cobra.Command) (names []string) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if !f.Hidden {

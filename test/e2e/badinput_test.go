@@ -115,6 +115,10 @@ var badInput = []struct {
 	// The command line.
 	{"unknown subcommand", args("conect"), 2, `unknown command "conect"; did you mean connect?` + "\n  try: p2pagent --help"},
 	{"unknown subcommand of peers", args("peers", "frget", "bob"), 2, `unknown command "frget"; did you mean forget?` + "\n  try: p2pagent peers --help"},
+	{"unknown subcommand of lab", args("lab", "upp"), 2, `unknown command "upp"; did you mean up?` + "\n  try: p2pagent lab --help"},
+	{"unknown shell to complete for", args("completion", "bsh"), 2, `unknown command "bsh"; did you mean bash or fish or zsh?`},
+	{"help about nothing", args("help", "conect"), 2, `unknown command "conect"; did you mean connect?`},
+	{"time to listen", args("listen", "--timeout", "2s"), 2, "--timeout: listen waits for its peers until it is interrupted"},
 	{"unknown subcommand that is near nothing", args("frobnicate"), 2, `unknown command "frobnicate"` + "\n  try: p2pagent --help"},
 	{"unknown flag", args("connect", "--no-such-flag"), 2, "unknown flag: --no-such-flag\n  try: p2pagent connect --help"},
 	{"flag that is misspelt", args("connect", "--relayonly", "bob"), 2, "unknown flag: --relayonly; did you mean --relay-only?\n  try: p2pagent connect --help"},
