@@ -324,9 +324,11 @@ func (l *link) attemptEnded(at *attempt, res punch.Result, err error) {
 		at.giveUp.Stop()
 	}
 	a.current = nil
-	a.ended++
 	a.history.Ended = time.Now()
-	a.lastErr = err
+	if tells(at.running, a.history.Failures) {
+		a.ended++
+		a.lastErr = err
+	}
 	if err == nil {
 		a.history.Failures, a.history.Trap = 0, false
 		a.settle, a.selected = time.Now().Add(attemptGrace), res.Remote
@@ -347,6 +349,14 @@ func (l *link) attemptEnded(at *attempt, res punch.Result, err error) {
 	}
 	l.reviewVerdict()
 	l.schedule("")
+}
+
+// tells decides whether the end of an attempt says anything of the two networks. One
+// that did not take place (the peer came too late, or wants a pause) does not, unless
+// that is all there has been for a while.
+func tells(tookPlace bool, failures int) bool {
+	const aWhile = 3
+	return tookPlace || failures >= aWhile
 }
 
 // about finds the attempt that a reference names.

@@ -32,3 +32,22 @@ func TestPeerGaveUpOnce(t *testing.T) {
 		a.attempts.current = nil
 	})
 }
+
+// An attempt that did not take place says nothing of NATs, unless there are no others.
+func TestTells(t *testing.T) {
+	for _, tt := range []struct {
+		name      string
+		tookPlace bool
+		failures  int
+		want      bool
+	}{
+		{"it took place", true, 0, true},
+		{"the peer wants a pause, after an outage", false, 0, false},
+		{"the peer does not join, once more", false, 2, false},
+		{"the peer never joins", false, 3, true},
+	} {
+		if got := tells(tt.tookPlace, tt.failures); got != tt.want {
+			t.Errorf("%s: %v", tt.name, got)
+		}
+	}
+}

@@ -79,8 +79,6 @@ func TestSilence(t *testing.T) {
 	}
 }
 
-// Links that wait for peers which may be asleep are bounded, in number and in memory:
-// the one that has waited longest makes room.
 // A session that has received something since the last look is not silent.
 func TestGivingUpLooksOnceMore(t *testing.T) {
 	for _, tt := range []struct {
@@ -102,6 +100,8 @@ func TestGivingUpLooksOnceMore(t *testing.T) {
 	}
 }
 
+// Links that wait for peers which may be asleep are bounded, in number and in memory:
+// the one that has waited longest makes room.
 func TestWaitingLinksAreBounded(t *testing.T) {
 	start := time.Now()
 	now := start.Add(time.Hour)
