@@ -241,6 +241,23 @@ func (c *Connector) retake(stored identity.Peer) bool {
 	return valid
 }
 
+// otherSecret looks whether the store has another secret of the peer, which does not
+// know the one in use any more, before the store's watch tells. Nil: it has not. An older
+// listener calls a machine forgotten, too, that was paired anew.
+func (c *Connector) otherSecret() error {
+	p, err := c.env.cfg.Peers.ByFingerprint(c.peer.Fingerprint)
+	switch {
+	case err != nil:
+		return nil
+	case !c.retake(p):
+		c.take(p)
+		return errPairedAnew
+	case len(c.others) > 0:
+		return errOtherSecret
+	}
+	return nil
+}
+
 // confirm stores that the peer has the secret of a pairing that it never confirmed: it
 // has met us with it.
 func (c *Connector) confirm() {
@@ -532,7 +549,11 @@ func (c *Connector) linkEnded(ctx context.Context, err error) error {
 	switch {
 	case errors.As(err, &wrong):
 		return fmt.Errorf("%w: %v", ErrRefused, err)
-	case errors.As(err, &closed) && closed.Code == session.CodeForgotten:
+	case errors.As(err, &closed) && (closed.Code == session.CodePairedAnew || closed.Code == session.CodeForgotten):
+		if err := c.otherSecret(); err != nil || closed.Code == session.CodePairedAnew {
+			c.again() // if the new secret is not stored here yet, the store's watch tells
+			return err
+		}
 		return withHint(fmt.Errorf("%w: %s has forgotten this machine", ErrForgotten, c.peer.Name), "pair again: `p2pagent listen --pair` there")
 	}
 	if ctx.Err() != nil {

@@ -59,8 +59,11 @@ func (l *link) runSession(ctx context.Context) error {
 	if err != nil {
 		reason = clip(err.Error(), 200)
 	}
-	if errors.Is(err, ErrForgotten) {
+	switch {
+	case errors.Is(err, ErrForgotten):
 		code = session.CodeForgotten
+	case errors.Is(err, errPairedAnew):
+		code = session.CodePairedAnew // one that does not know it tries again
 	}
 	s.Close(code, reason)
 	unused(err)

@@ -22,6 +22,7 @@ type Listener struct {
 	env    *environment
 	mu     sync.Mutex
 	shared map[string]bool // sides of trace.KeyShared that were told
+	lost   error           // why, once another listener has the place; guarded by mu, as is shared
 	pair   bool
 	onCode func(identity.Code, string)
 }
@@ -120,6 +121,9 @@ func (ls *Listener) serve(ctx context.Context) error {
 	defer unread.Stop()
 	for {
 		changed := ls.env.change()
+		if over == nil {
+			over = ls.lostPlace()
+		}
 		if over != nil && !ls.env.sessions() {
 			return over
 		}
@@ -142,13 +146,13 @@ func (ls *Listener) serve(ctx context.Context) error {
 		}
 		for c, s := range open {
 			if _, ok := known[c]; !ok {
-				s.stop(ErrForgotten) // links with it end, whatever they are doing
+				s.stop(whyUnknown(c, known)) // links with it end, whatever they are doing
 				<-s.done
 				delete(open, c)
 			}
 		}
 		for c, p := range known {
-			if open[c] == nil {
+			if open[c] == nil && over == nil { // else it would take a place from who has the others
 				open[c] = ls.open(ctx, p, failed)
 			}
 		}
@@ -162,6 +166,16 @@ func (ls *Listener) serve(ctx context.Context) error {
 		case <-ls.env.paired: // sooner than the file's watch tells
 		}
 	}
+}
+
+// whyUnknown is why a contact is not among the known ones any more.
+func whyUnknown(c contact, known map[contact]identity.Peer) error {
+	for k := range known {
+		if k.peer == c.peer {
+			return errPairedAnew
+		}
+	}
+	return ErrForgotten
 }
 
 func (ls *Listener) open(ctx context.Context, p identity.Peer, failed chan<- error) *served {
@@ -253,7 +267,7 @@ func (ls *Listener) serveMailbox(ctx context.Context, p identity.Peer) error {
 				events, failed = nil, cmp.Or(failed, h.box.Err())
 			case ev.Kind == signaling.Failed:
 				if failed = ev.Err; errors.Is(failed, signaling.ErrReplaced) {
-					h.replaced()
+					h.replaced(failed)
 				}
 				h.event(ctx, signaling.Event{Kind: signaling.Lost})
 			default:

@@ -57,11 +57,26 @@ func (r *rivalry) next(now time.Time) time.Duration {
 
 // replaced tells people, once, and the connectors that another listener with our
 // key has taken the place.
-func (h *host) replaced() {
+func (h *host) replaced(why error) {
 	h.ls.shareKey(sideReplaced)
+	h.ls.losePlace(why)
 	for _, l := range h.links {
 		l.post.send(&message{Rival: &rival{}})
 	}
+}
+
+// losePlace is the end of the listening; links that live go on.
+func (ls *Listener) losePlace(why error) {
+	ls.mu.Lock()
+	ls.lost = fatalListen(why)
+	ls.mu.Unlock()
+	ls.env.notify()
+}
+
+func (ls *Listener) lostPlace() error {
+	ls.mu.Lock()
+	defer ls.mu.Unlock()
+	return ls.lost
 }
 
 // shareKey records, once for each side, that another listener has this machine's key.

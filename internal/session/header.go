@@ -43,12 +43,13 @@ const (
 	CodeLimit       Code = 6 // too many streams
 	CodeShutdown    Code = 7 // this side is ending
 	CodeForgotten   Code = 8 // this side does not know the peer any more
+	CodePairedAnew  Code = 9 // this side knows the peer with another secret now
 )
 
 var codeNames = map[Code]string{
 	CodeAccepted: "accepted", CodeReset: "reset", CodeNotAllowed: "not allowed", CodeUnreachable: "unreachable",
 	CodeUnsupported: "unsupported", CodeProtocol: "protocol error", CodeLimit: "too many streams", CodeShutdown: "shutting down",
-	CodeForgotten: "forgotten",
+	CodeForgotten: "forgotten", CodePairedAnew: "paired anew",
 }
 
 // String returns the code in words.
