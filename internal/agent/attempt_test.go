@@ -15,7 +15,7 @@ func TestPeerGaveUpOnce(t *testing.T) {
 	const why = "no direct path after 5 s: nothing arrived"
 	onLoop(a, func() {
 		at := newAttempt("x", punch.TriggerFirst)
-		a.attempts.current = at
+		a.attempts.current, a.attempts.history.Failures = at, 3 // so that it counts
 		a.peerFailed(&attemptRef{ID: "x", Why: why})
 		err := a.attempts.lastErr
 		if !errors.Is(err, punch.ErrPeerFailed) || err.Error() != `the peer gave up: "`+why+`"` {
