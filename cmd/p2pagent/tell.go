@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"reflect"
 	"strings"
@@ -20,11 +21,11 @@ type teller struct {
 	color   bool
 	mute    func(trace.Record) bool // events without a line; nil: none
 
-	mu     sync.Mutex
-	w      io.Writer
-	last   string // an identical line is not repeated
-	signal string // the last line about the signaling server
-	kept   string // the unfinished line at the bottom of a terminal
+	mu    sync.Mutex
+	w     io.Writer
+	last  string          // an identical line is not repeated
+	tries map[string]bool // lines about what is tried again and again; see tried
+	kept  string          // the unfinished line at the bottom of a terminal
 }
 
 func newTeller(w io.Writer, verbose bool, color string) (*teller, error) {
@@ -52,11 +53,8 @@ func (t *teller) Record(r trace.Record) {
 	if text == t.last {
 		return
 	}
-	if state, ok := r.Event.(trace.SignalState); ok {
-		if state.State == "lost" && text == t.signal {
-			return // said already, whatever was said since
-		}
-		t.signal = text
+	if again := t.tried(r, text); again {
+		return // said already, whatever was said since
 	}
 	t.last = text
 	if t.color && tone != "" {
@@ -67,6 +65,39 @@ func (t *teller) Record(r trace.Record) {
 		erase = eraseLine
 	}
 	fmt.Fprintf(t.w, "%s%9.3f s  %s\n%s", erase, r.Since.Seconds(), text, t.kept)
+}
+
+// maxTries is how many lines tried keeps: what differs each time is not kept for ever.
+const maxTries = 64
+
+// tried reports whether a line is about one more try that ends as an earlier one did,
+// with none between that did not.
+func (t *teller) tried(r trace.Record, text string) (again bool) {
+	var of string
+	over := false
+	switch e := r.Event.(type) {
+	case trace.SignalState:
+		of, over = "signaling", e.State != "lost" && e.State != "connecting"
+	case trace.RelayRefused:
+		of = "relay " + r.Peer
+	case trace.RelayAllocated:
+		of, over = "relay "+r.Peer, true
+	default:
+		return false
+	}
+	if over || len(t.tries) >= maxTries {
+		maps.DeleteFunc(t.tries, func(said string, _ bool) bool { return !over || strings.HasPrefix(said, of+"\n") })
+	}
+	if over {
+		return false
+	}
+	key := of + "\n" + text
+	again = t.tries[key]
+	if t.tries == nil {
+		t.tries = make(map[string]bool)
+	}
+	t.tries[key] = true
+	return again
 }
 
 // eraseLine empties the line that a terminal's cursor is in.
@@ -187,7 +218,7 @@ func brief(r trace.Record) (text, tone string) {
 		}
 		return e.Local + because(e.Why) + "; what comes now is reset", yellow
 	case trace.StreamRefused:
-		return fmt.Sprintf("%s stream to %s refused: %s", e.Kind, e.Target, e.Why), yellow
+		return streamRefused(r.Peer, e), yellow
 	case trace.KeyShared:
 		return keyShared(r.Peer, e), yellow
 	case trace.Trouble:
@@ -214,6 +245,35 @@ func paired(e trace.Paired) string {
 		text += fmt.Sprintf("; it calls itself %s, which is another peer's name here", e.Calls)
 	}
 	return text
+}
+
+// streamRefused names the flag that a connection came by, and who refused it; a peer's
+// own words are quoted.
+func streamRefused(peer string, e trace.StreamRefused) string {
+	switch {
+	case e.Remote && e.Kind == "reverse" && e.Port != "":
+		return fmt.Sprintf("port %s is not opened for %s%s", e.Port, peer, because(e.Why))
+	case e.Remote && e.Kind == "reverse":
+		return fmt.Sprintf("-R to %s%s", e.Target, because(e.Why))
+	case e.Remote:
+		return fmt.Sprintf("%s asks for %s%s", peer, e.Target, because(e.Why))
+	}
+	what := e.Target // of a pipe
+	switch {
+	case e.Kind == "reverse":
+		what = "-R " + e.Port // the target is the other side's affair
+	case e.Port != "":
+		what = "-L " + e.Target
+	}
+	switch e.Code {
+	case "":
+		return what + because(e.Why)
+	case "not allowed":
+		return fmt.Sprintf("%s: %s does not allow it: %q", what, peer, e.Why)
+	case "unreachable":
+		return fmt.Sprintf("%s: %s does not reach it: %q", what, peer, e.Why)
+	}
+	return fmt.Sprintf("%s: refused by %s: %q", what, peer, e.Why)
 }
 
 // keyShared says of two listeners with one key what somebody can do about it.
@@ -327,7 +387,7 @@ func detail(r trace.Record) string {
 	case trace.Failure:
 		return e.Where + ": " + e.Err
 	}
-	text := r.Event.EventName()
+	text := strings.ReplaceAll(r.Event.EventName(), ".", " ")
 	if said := said(reflect.ValueOf(r.Event)); said != "" {
 		text += ": " + said
 	}
@@ -367,7 +427,12 @@ func said(event reflect.Value) string {
 			out = append(out, map[bool]string{true: words, false: "no " + words}[v.Bool()])
 			continue
 		}
-		out = append(out, words+" "+shown(v))
+		switch text := shown(v); {
+		case v.Type() == reflect.TypeFor[trace.Path]() && words == "path": // it says so itself
+			out = append(out, text)
+		default:
+			out = append(out, words+" "+text)
+		}
 	}
 	return strings.Join(out, ", ")
 }

@@ -2,9 +2,12 @@ package main
 
 import (
 	"bytes"
+	"fmt"
+	"io"
 	"net/netip"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -77,7 +80,16 @@ func TestLine(t *testing.T) {
 		{"no path", trace.PathChanged{From: &direct, Why: "silent"}, "bob: no path: silent", red},
 		{"verdict of a direct path", trace.Verdict{Path: "direct", Text: "direct: fine"}, "", ""},
 		{"verdict", trace.Verdict{Path: "relayed", Text: "relayed: no UDP", Remedy: "allow UDP"}, "bob: relayed: no UDP; try: allow UDP", ""},
-		{"refused", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Why: "not allowed"}, "dial stream to localhost:22 refused: not allowed", yellow},
+		{"-L, not allowed", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Port: "127.0.0.1:2222", Code: "not allowed", Why: "not on this side's list"}, `-L localhost:22: bob does not allow it: "not on this side's list"`, yellow},
+		{"-L, unreachable", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Port: "127.0.0.1:2222", Code: "unreachable", Why: "connection refused"}, `-L localhost:22: bob does not reach it: "connection refused"`, yellow},
+		{"-L, one too many there", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Port: "127.0.0.1:2222", Code: "too many streams", Why: "no more at once"}, `-L localhost:22: refused by bob: "no more at once"`, yellow},
+		{"-L, no answer", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Port: "127.0.0.1:2222", Why: "no answer within 30 s"}, "-L localhost:22: no answer within 30 s", yellow},
+		{"pipe, not allowed", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Code: "not allowed", Why: "no"}, `localhost:22: bob does not allow it: "no"`, yellow},
+		{"-R, on the side of the port", trace.StreamRefused{Kind: "reverse", Target: "r0-b368c9e1", Port: "127.0.0.1:8001", Code: "unreachable", Why: "connection refused"}, `-R 127.0.0.1:8001: bob does not reach it: "connection refused"`, yellow},
+		{"-R, on the side of the target", trace.StreamRefused{Kind: "reverse", Target: "localhost:1", Remote: true, Why: "connection refused"}, "-R to localhost:1: connection refused", yellow},
+		{"-R whose port is not opened", trace.StreamRefused{Kind: "reverse", Target: "localhost:1", Port: "localhost:8001", Code: "refused", Why: "address in use"}, `-R localhost:8001: refused by bob: "address in use"`, yellow},
+		{"port that is not opened", trace.StreamRefused{Kind: "reverse", Target: "localhost:8001", Port: "localhost:8001", Remote: true, Why: "address in use"}, "port localhost:8001 is not opened for bob: address in use", yellow},
+		{"target that the peer asks for and that is down", trace.StreamRefused{Kind: "dial", Target: "localhost:22", Remote: true, Why: "connection refused"}, "bob asks for localhost:22: connection refused", yellow},
 		{"newcomer", trace.KeyShared{Side: "newcomer"}, "took the place of another `p2pagent listen` with this machine's key; run one only, and give a copied machine a key of its own", yellow},
 		{"replaced", trace.KeyShared{Side: "replaced"}, "another `p2pagent listen` with this machine's key took this one's place; its links go on, and it ends with them", yellow},
 		{"peer on two machines", trace.KeyShared{Side: "peer", From: "nas", To: "laptop"}, "bob: laptop took over from nas: two machines have its key", yellow},
@@ -99,7 +111,7 @@ func TestLine(t *testing.T) {
 		{"control characters in a name", trace.Paired{Name: evil, Fingerprint: "abcd"}, "paired with �[31mred����, key abcd", green},
 		{"control characters in a reason", trace.SessionState{State: "closed", Why: evil}, "bob: link ended: �[31mred����", yellow},
 		{"a second line in a reason", trace.SessionState{State: "closed", Why: "done\n    0.001 s  bob: direct path"}, "bob: link ended: done     0.001 s  bob: direct path", yellow},
-		{"control characters in a target", trace.StreamRefused{Kind: "dial", Target: evil, Why: "no"}, "dial stream to �[31mred���� refused: no", yellow},
+		{"control characters in a target", trace.StreamRefused{Kind: "dial", Target: evil, Why: "no"}, "�[31mred����: no", yellow},
 	} {
 		if got, tone := line(trace.Record{Peer: "bob", Event: tt.e}, false); got != tt.want || tone != tt.tone {
 			t.Errorf("%s: %q in %q, want %q in %q", tt.name, got, tone, tt.want, tt.tone)
@@ -129,6 +141,45 @@ func TestTeller(t *testing.T) {
 		if out.String() != tt.want {
 			t.Errorf("%s: %q, want %q", tt.color, &out, tt.want)
 		}
+	}
+}
+
+// What is tried again and again is told anew only when a try has gone well between.
+func TestTellerTries(t *testing.T) {
+	lost := trace.SignalState{URL: "ws://h:1", State: "lost", Why: "network is unreachable"}
+	connecting := trace.SignalState{URL: "ws://h:1", State: "connecting"}
+	udp := trace.RelayRefused{Server: "h:3478", What: "allocate", Why: "dial udp4: network is unreachable"}
+	tcp := trace.RelayRefused{Server: "h:3478", What: "allocate", Why: "dial tcp: network is unreachable"}
+	round := []trace.Event{connecting, lost, udp, tcp}
+	for _, tt := range []struct {
+		name    string
+		verbose bool
+		events  []trace.Event
+		want    int // lines
+	}{
+		{"each second", true, slices.Concat(round, round, round), 4},
+		{"each second, without -v", false, slices.Concat(round, round, round), 1},
+		{"after a connection", true, slices.Concat(round, []trace.Event{trace.SignalState{URL: "ws://h:1", State: "connected"}}, round), 4 + 1 + 2},
+		{"after a relay", true, slices.Concat(round, []trace.Event{trace.RelayAllocated{Server: "h:3478"}}, round), 4 + 1 + 2},
+	} {
+		var out bytes.Buffer
+		teller, err := newTeller(&out, tt.verbose, "never")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range tt.events {
+			teller.Record(trace.Record{Peer: "bob", Event: e})
+		}
+		if got := strings.Count(out.String(), "\n"); got != tt.want {
+			t.Errorf("%s: %d lines, want %d:\n%s", tt.name, got, tt.want, &out)
+		}
+	}
+	teller, _ := newTeller(io.Discard, true, "never")
+	for i := range 10 * maxTries {
+		teller.Record(trace.Record{Event: trace.RelayRefused{Why: fmt.Sprint(i)}})
+	}
+	if len(teller.tries) > maxTries {
+		t.Errorf("%d lines are kept", len(teller.tries))
 	}
 }
 
@@ -190,15 +241,15 @@ func TestDetail(t *testing.T) {
 		want string
 	}{
 		{trace.NATMeasured{UDP: &yes, Mapping: &mapping, Mapped: []netip.AddrPort{at("198.51.100.2:5000"), at("198.51.100.2:5001")}},
-			"bob: nat.measured: udp, mapping endpoint-independent, mapped 198.51.100.2:5000 198.51.100.2:5001"},
-		{trace.NATMeasured{UDP: &no, Remote: true}, "bob: nat.measured: no udp, remote"},
-		{trace.NATMeasured{}, "bob: nat.measured"},
-		{trace.AttemptEnded{ID: "x", Sent: 120, MS: 5012, Why: "nothing arrived"}, "bob: attempt.ended: id x, checks sent 120, 5 s, why nothing arrived"},
+			"bob: nat measured: udp, mapping endpoint-independent, mapped 198.51.100.2:5000 198.51.100.2:5001"},
+		{trace.NATMeasured{UDP: &no, Remote: true}, "bob: nat measured: no udp, remote"},
+		{trace.NATMeasured{}, "bob: nat measured"},
+		{trace.AttemptEnded{ID: "x", Sent: 120, MS: 5012, Why: "nothing arrived"}, "bob: attempt ended: id x, checks sent 120, 5 s, why nothing arrived"},
 		{trace.PathAdded{Path: trace.Path{Kind: "direct", Local: at("192.0.2.1:1"), Remote: at("192.0.2.2:2")}, RTT: 0.1346, Size: 1200},
-			"bob: path.added: path direct path 192.0.2.1:1 <-> 192.0.2.2:2, rtt 130 µs, size 1200"},
-		{trace.StreamClosed{ID: 4, BytesIn: 1132000000, BytesOut: 512}, "bob: stream.closed: id 4, in 1.13 GB, out 512 B"},
-		{trace.SessionState{State: "dialing"}, "bob: session.state: state dialing"},
-		{trace.Unknown{Name: "of.tomorrow"}, "bob: of.tomorrow"},
+			"bob: path added: direct path 192.0.2.1:1 <-> 192.0.2.2:2, rtt 130 µs, size 1200"},
+		{trace.StreamClosed{ID: 4, BytesIn: 1132000000, BytesOut: 512}, "bob: stream closed: id 4, in 1.13 GB, out 512 B"},
+		{trace.SessionState{State: "dialing"}, "bob: session state: state dialing"},
+		{trace.Unknown{Name: "of.tomorrow"}, "bob: of tomorrow"},
 	} {
 		if got := detail(trace.Record{Peer: "bob", Event: tt.e}); got != tt.want {
 			t.Errorf("%q, want %q", got, tt.want)

@@ -457,7 +457,9 @@ func TestRemoteForwardAsksAgain(t *testing.T) {
 	peer, _ := befriend(t, a, b)
 	startListener(t, b)
 	startConnector(t, a, peer, ConnectConfig{Timeout: patience, Remotes: []forward.Spec{{Bind: bind, Target: echo(t)}}})
-	await(t, a.events, 0, func(e trace.StreamRefused) bool { return strings.Contains(e.Why, ErrRefused.Error()) })
+	await(t, a.events, 0, func(e trace.StreamRefused) bool {
+		return e.Port == bind && e.Code == ErrRefused.Error() && strings.Contains(e.Why, "in use")
+	})
 	taken.Close()
 	until(t, "the port to be open", func() bool {
 		conn, err := net.Dial("tcp", bind)

@@ -158,7 +158,12 @@ func (c *Connector) remotes(ctx context.Context, l *link, s *session.Session, sp
 	for id, spec := range byID {
 		asking.Go(func() {
 			refused := func(err error) {
-				l.trace.Emit(trace.StreamRefused{Kind: session.KindReverse.String(), Target: spec.String(), Why: err.Error()})
+				e := trace.StreamRefused{Kind: session.KindReverse.String(), Target: spec.Target, Port: spec.Bind, Why: err.Error()}
+				var unopened *unopenedError
+				if errors.As(err, &unopened) {
+					e.Code, e.Why = ErrRefused.Error(), unopened.reason
+				}
+				l.trace.Emit(e)
 			}
 			if _, err := c.env.askBind(ctx, l, id, spec.Bind, refused); err != nil && ctx.Err() == nil {
 				refused(err)
@@ -171,7 +176,7 @@ func (c *Connector) remotes(ctx context.Context, l *link, s *session.Session, sp
 		if h.Kind != session.KindReverse || !ok {
 			const why = "this side has no such forward"
 			stream.Refuse(session.CodeNotAllowed, why)
-			l.trace.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: why})
+			l.trace.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Remote: true, Why: why})
 			return
 		}
 		forward.DialSpec(ctx, spec.Target, stream, shares, l.trace)

@@ -32,7 +32,7 @@ func (e *environment) serveSession(ctx context.Context, l *link, s *session.Sess
 		default:
 			why := "this side does not know streams of " + h.Kind.String()
 			stream.Refuse(session.CodeUnsupported, why)
-			l.trace.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: why})
+			l.trace.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Remote: true, Why: why})
 		}
 	})
 	if err != nil && ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
@@ -93,7 +93,7 @@ func (l *link) bindFailed(bind string, err error) {
 		l.bindRefused = make(map[string]string)
 	}
 	l.bindRefused[bind] = err.Error()
-	l.trace.Emit(trace.StreamRefused{Kind: session.KindReverse.String(), Target: bind, Why: err.Error()})
+	l.trace.Emit(trace.StreamRefused{Kind: session.KindReverse.String(), Target: bind, Port: bind, Remote: true, Why: err.Error()})
 }
 
 // errNotAllowed is a port that asking again does not open.
@@ -174,6 +174,16 @@ func (e *environment) bound(_ *link, a *bindAnswer) {
 	}
 }
 
+// An unopenedError is the peer's answer to a request for a port that it does not open.
+type unopenedError struct {
+	reason string // the peer's words; quoted by Error
+}
+
+func (e *unopenedError) Error() string {
+	return fmt.Sprintf("%v by the peer: %q", ErrRefused, e.reason)
+}
+func (e *unopenedError) Unwrap() error { return ErrRefused }
+
 // askBind asks the peer to open a port until it has, or has refused for good.
 // It tells of each new reason why it has not.
 func (e *environment) askBind(ctx context.Context, l *link, id, bind string, told func(error)) (string, error) {
@@ -199,7 +209,7 @@ func (e *environment) askBind(ctx context.Context, l *link, id, bind string, tol
 			if a.Err == "" {
 				return a.Addr, nil
 			}
-			err := fmt.Errorf("-R %s: %w by the peer: %q", bind, ErrRefused, clip(a.Err, 300))
+			err := &unopenedError{clip(a.Err, 300)}
 			if a.Final {
 				return "", err
 			}
@@ -210,9 +220,9 @@ func (e *environment) askBind(ctx context.Context, l *link, id, bind string, tol
 		case <-again.C:
 			ask()
 		case <-ctx.Done():
-			return "", fmt.Errorf("-R %s: %w", bind, context.Cause(ctx))
+			return "", context.Cause(ctx)
 		case <-l.ended:
-			return "", fmt.Errorf("-R %s: the link ended", bind)
+			return "", errors.New("the link ended")
 		}
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"sync"
 	"time"
 
@@ -130,6 +131,10 @@ func attemptError(a netip.AddrPort, after time.Duration, err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) {
 		err = op.Err // without the address once more
+	}
+	var call *os.SyscallError
+	if errors.As(err, &call) {
+		err = call.Err // without the name of the call, which is to dial
 	}
 	return fmt.Errorf("dial %s: %w", a, err)
 }

@@ -231,9 +231,9 @@ func TestResetPassesThrough(t *testing.T) {
 
 func TestRefusedTargets(t *testing.T) {
 	unused := target(t, func(*net.TCPConn) {})
-	for _, tt := range []struct{ name, allow, target, why string }{
-		{"not allowed", "127.0.0.1:1", unused, "not on this side's --allow list"},
-		{"nobody there", "127.0.0.1:1", "127.0.0.1:1", "connection refused"},
+	for _, tt := range []struct{ name, allow, target, why, code string }{
+		{"not allowed", "127.0.0.1:1", unused, "not on this side's --allow list", "not allowed"},
+		{"nobody there", "127.0.0.1:1", "127.0.0.1:1", "dial 127.0.0.1:1: connection refused", "unreachable"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			r := newRig(t, tt.allow, tt.target)
@@ -245,8 +245,17 @@ func TestRefusedTargets(t *testing.T) {
 			if !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("got %v, want a connection reset", err)
 			}
-			if refused := event[trace.StreamRefused](t, r); !strings.Contains(refused.Why, tt.why) || refused.Target != tt.target {
-				t.Errorf("trace says %+v, want %q", refused, tt.why)
+			if there := event[trace.StreamRefused](t, r); !strings.Contains(there.Why, tt.why) || there.Target != tt.target || !there.Remote || there.Code != "" {
+				t.Errorf("the side of the target says %+v, want %q", there, tt.why)
+			}
+			select {
+			case e := <-r.opening:
+				here, _ := e.(trace.StreamRefused)
+				if here.Code != tt.code || !strings.Contains(here.Why, tt.why) || strings.Contains(here.Why, tt.code) || here.Port != r.addr || here.Remote {
+					t.Errorf("the side of the port says %+v, want %q and %q", e, tt.code, tt.why)
+				}
+			case <-time.After(patience):
+				t.Error("the side of the port says nothing")
 			}
 		})
 	}

@@ -1,6 +1,7 @@
 package forward
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,7 +104,7 @@ func dialWhileWanted(ctx context.Context, addrs []netip.AddrPort, s Accepting) (
 
 func refuse(s Accepting, c session.Code, kind session.Kind, target string, err error, rec *trace.Recorder) {
 	s.Refuse(c, err.Error())
-	rec.Emit(trace.StreamRefused{Kind: kind.String(), Target: target, Why: err.Error()})
+	rec.Emit(trace.StreamRefused{Kind: kind.String(), Target: target, Remote: true, Why: err.Error()})
 }
 
 // relay carries one connection between its two events.
@@ -166,7 +167,7 @@ func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, 
 					return
 				}
 				defer slot.Free()
-				serveConn(ctx, conn.(Near), h, open, slot, rec)
+				serveConn(ctx, conn.(Near), local, h, open, slot, rec)
 			})
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -190,10 +191,9 @@ func (a *asked) Read(b []byte) (int, error) {
 	return a.Opened.Read(b)
 }
 
-func serveConn(ctx context.Context, conn Near, h session.Header, open Opener, slot *Slot, rec *trace.Recorder) {
-	refused := func(why error) {
-		rec.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: why.Error()})
-	}
+// serveConn carries a connection that came to a port of this side.
+func serveConn(ctx context.Context, conn Near, port string, h session.Header, open Opener, slot *Slot, rec *trace.Recorder) {
+	refused := func(why error) { rec.Emit(refusal(h, port, why)) }
 	waiting, stop := context.WithTimeoutCause(ctx, answerWithin, ErrNoAnswer)
 	defer stop()
 	s, err := open(waiting, h)
@@ -209,17 +209,32 @@ func serveConn(ctx context.Context, conn Near, h session.Header, open Opener, sl
 		}
 	})
 	defer late()
-	Pipe(ctx, conn, h, &asked{s, func() { late(); slot.Answered() }}, rec)
+	pipe(ctx, conn, port, h, &asked{s, func() { late(); slot.Answered() }}, rec)
+}
+
+// refusal is what is told of a stream that this side opened for a port, and why there
+// is no connection through it.
+func refusal(h session.Header, port string, why error) trace.StreamRefused {
+	e := trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Port: port, Why: why.Error()}
+	var refused *session.RefusedError
+	if errors.As(why, &refused) {
+		e.Code, e.Why = refused.Code.String(), cmp.Or(refused.Reason, refused.Code.String())
+	}
+	return e
 }
 
 // Pipe carries one near connection over a stream that has been opened, and
 // returns why it ended: nil for a clean end both ways, a *[session.RefusedError]
 // for a stream that the peer did not accept.
 func Pipe(ctx context.Context, near Near, h session.Header, s Opened, rec *trace.Recorder) error {
+	return pipe(ctx, near, "", h, s, rec)
+}
+
+func pipe(ctx context.Context, near Near, port string, h session.Header, s Opened, rec *trace.Recorder) error {
 	err := relay(ctx, s.ID(), h.Kind, h.Target, true, near, s, rec)
 	var refused *session.RefusedError
 	if err != nil && errors.As(s.Accepted(), &refused) {
-		rec.Emit(trace.StreamRefused{Kind: h.Kind.String(), Target: h.Target, Why: refused.Error()})
+		rec.Emit(refusal(h, port, refused))
 		return refused
 	}
 	return err

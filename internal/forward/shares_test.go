@@ -349,7 +349,7 @@ func TestTheWaitForAnAnswerIsBounded(t *testing.T) {
 				over := make(chan struct{})
 				go func() {
 					defer close(over)
-					serveConn(t.Context(), closesWrite{near}, session.Header{Kind: session.KindDial, Target: "x:1"}, tt.open, slot, rec)
+					serveConn(t.Context(), closesWrite{near}, "127.0.0.1:1", session.Header{Kind: session.KindDial, Target: "x:1"}, tt.open, slot, rec)
 				}()
 				program.Read(make([]byte, 1))
 				took := time.Since(begin)

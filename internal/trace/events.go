@@ -233,7 +233,10 @@ type StreamWaiting struct {
 type StreamRefused struct {
 	Kind   string `json:"kind"`
 	Target string `json:"target"`
-	Why    string `json:"why"`
+	Port   string `json:"port,omitempty"`   // that it came to, or that was to be opened for a -R
+	Remote bool   `json:"remote,omitempty"` // the peer asked for it
+	Code   string `json:"code,omitempty"`   // the peer's answer; empty: it was not the peer who refused
+	Why    string `json:"why"`              // with a Code in the peer's words
 }
 
 // StreamsLimited says that connections to a port of this side are reset, as too
