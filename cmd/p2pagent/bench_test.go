@@ -82,7 +82,7 @@ func TestPrintReport(t *testing.T) {
 	printReport(&b, r)
 	for _, want := range []string{
 		"3.00 Gbit/s", "1.50 Gbit/s", "1.40 Gbit/s to 1.60 Gbit/s", "500 µs / 500 µs", "not known", "1 %",
-		"1.05 GB + 1.04 GB, 2.09 times the payload", "The direct path carries 2.00 times as much as the relayed one.", "only probes crossed the path that was not measured: 1.20 kB", "direct: it is",
+		"1.05 GB + 1.04 GB, 2.09 times the payload", "The direct path carried 2.00 times as much as the relayed one, in too few rounds to tell: measure longer to be sure.", "only probes crossed the path that was not measured: 1.20 kB", "direct: it is",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, &b)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/p2pagent/p2pagent/internal/session"
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 const (
@@ -114,6 +115,9 @@ type client struct {
 	self    End
 	peer    End
 
+	unheld  trace.Verdict // the last one that no hold on the relay is behind
+	onRelay bool          // payload has been held there since
+
 	paths   []string // that are asked for, as soon as that is known
 	done    int      // rounds so far
 	halves  []pair
@@ -182,6 +186,7 @@ func (c *client) ended(ctx context.Context) error {
 // run measures the paths in turn, so that what changes meanwhile hits all of
 // them.
 func (c *client) run(ctx context.Context) error {
+	c.note()
 	c.paths = []string{c.plan.Path}
 	switch {
 	case c.plan.Compare:
@@ -243,6 +248,21 @@ func (c *client) cut(why error) {
 	}
 }
 
+// note keeps the verdict of a moment when payload is not held on the relay.
+func (c *client) note() {
+	c.unheld, _ = c.link.Verdict()
+	c.onRelay = false
+}
+
+// verdict is which path the link takes, and why, when nothing is measured. While payload
+// is held on the relay, and for a moment after that, the link's own verdict is on that.
+func (c *client) verdict() trace.Verdict {
+	if now, _ := c.link.Verdict(); now.Path != Relayed || !c.onRelay {
+		return now
+	}
+	return c.unheld
+}
+
 // miss puts into the report why a path has no figures.
 func (c *client) miss(kind string, why error) error {
 	if c.report.Missing == nil {
@@ -260,6 +280,7 @@ func (c *client) inUse(ctx context.Context) (string, error) {
 		late := time.Now().After(deadline)
 		switch {
 		case look.Works && (look.Active == Direct || settled || late):
+			c.note()
 			return look.Active, nil
 		case late:
 			return "", fmt.Errorf("%w: no path works", ErrNotMeasured)
@@ -274,7 +295,13 @@ func (c *client) inUse(ctx context.Context) (string, error) {
 }
 
 // hold has both sides send over a kind of path, and waits until they do.
-func (c *client) hold(ctx context.Context, kind string, within time.Duration) error {
+func (c *client) hold(ctx context.Context, kind string, within time.Duration) (err error) {
+	c.onRelay = c.onRelay || kind == Relayed
+	defer func() {
+		if kind == Direct && c.ended(ctx) == nil {
+			c.note() // it is there, or known not to be
+		}
+	}()
 	switch err := c.link.Hold(kind); {
 	case errors.Is(err, net.ErrClosed):
 		c.lost = fmt.Errorf("%s path: %w", kind, err)

@@ -510,9 +510,38 @@ func TestCancelledBeforeTheSecondPath(t *testing.T) {
 		if got := r.Missing[Relayed]; got != "it ended before a round of it did: interrupted" {
 			t.Errorf("the relayed path is missing because %q", got)
 		}
-		tells(t, r, "The relayed path could not be measured. It ended early, after 1 round: interrupted.", r.Missing[Relayed])
+		tells(t, r, "The relayed path was not measured. It ended early, after 1 round: interrupted.", r.Missing[Relayed])
 		n.end(errGone)
 	})
+}
+
+// Whenever a comparison ends, its verdict is on the link, and not on where payload was
+// held to measure.
+func TestVerdictIsNotOnTheMeasurement(t *testing.T) {
+	ends := []time.Duration{time.Hour}
+	for at := 100 * time.Millisecond; at < 14*time.Second; at += 130 * time.Millisecond {
+		ends = append(ends, at)
+	}
+	for _, at := range ends {
+		t.Run(at.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				n := newNetwork(t, both())
+				plan := short()
+				plan.Compare, plan.Rounds, plan.Seconds = true, 2, 2
+				ctx, cancel := context.WithCancel(t.Context())
+				time.AfterFunc(at, cancel)
+				r, err := Run(ctx, n.a, alice, plan)
+				if r == nil {
+					t.Skipf("nothing to report: %v", err)
+				}
+				if want := (trace.Verdict{Path: "direct", Text: "direct: punched"}); r.Verdict != want {
+					t.Errorf("%+v after %d rounds, want %+v", r.Verdict, len(r.Rounds), want)
+				}
+				cancel()
+				n.end(errGone)
+			})
+		})
+	}
 }
 
 // A peer that vanishes ends the measurement; the rounds before it are told.

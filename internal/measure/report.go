@@ -186,7 +186,11 @@ func (r *Report) result() string {
 		s := fmt.Sprintf("The %s path carries %s Mbit/s.", kind, number(r.of(kind).Goodput))
 		for _, other := range r.asked() {
 			if other != kind {
-				s += fmt.Sprintf(" The %s path could not be measured.", other)
+				if r.Cut != "" {
+					s += fmt.Sprintf(" The %s path was not measured.", other)
+				} else {
+					s += fmt.Sprintf(" The %s path could not be measured.", other)
+				}
 			}
 		}
 		return s
@@ -198,9 +202,13 @@ func (r *Report) result() string {
 	return s
 }
 
+// provingRounds is how many rounds of each path it takes for a difference of the two to
+// be more than a chance.
+const provingRounds = 3
+
 // Compared says which of the two paths carries more, and by how much; "" where not both
 // were measured. What differs less from path to path than from round to round is not
-// said without that.
+// said without that, and neither is what fewer than provingRounds tell.
 func (r *Report) Compared() string {
 	if r.Direct == nil || r.Relayed == nil {
 		return ""
@@ -216,6 +224,11 @@ func (r *Report) Compared() string {
 		return "Nothing came through either path."
 	case direct == 0 || relayed == 0:
 		return fmt.Sprintf("Nothing came through the %s path.", less)
+	case min(len(r.roundsOf(Direct)), len(r.roundsOf(Relayed))) < provingRounds:
+		if ratio < alike {
+			return "The direct path carried about as much as the relayed one, in too few rounds to tell: measure longer to be sure."
+		}
+		return fmt.Sprintf("The %s path carried %s times as much as the %s one, in too few rounds to tell: measure longer to be sure.", more, number(ratio), less)
 	case ratio < alike:
 		return "The direct path carries about as much as the relayed one."
 	case r.overlap():

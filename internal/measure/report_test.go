@@ -241,23 +241,32 @@ func TestCompared(t *testing.T) {
 	for _, tt := range []struct {
 		direct, relayed float64
 		spread          float64 // of the rounds, to either side
+		rounds          int     // of the direct path; 3 of the relayed one
 		want            string
 	}{
-		{800, 200, 100, "The direct path carries 4.00 times as much as the relayed one."},
-		{200, 800, 100, "The relayed path carries 4.00 times as much as the direct one."},
-		{800, 200, 300, "In the median the direct path carried 4.00 times as much as the relayed one, but their rounds overlap"},
-		{200, 254, 27, "In the median the relayed path carried 1.27 times as much as the direct one, but their rounds overlap"},
-		{200, 254, 26, "The relayed path carries 1.27 times as much as the direct one."},
-		{100, 99, 0, "about as much"},
-		{99, 100, 0, "about as much"},
-		{0, 5, 0, "Nothing came through the direct path"},
-		{5, 0, 0, "Nothing came through the relayed path"},
-		{0, 0, 0, "Nothing came through either path"},
+		{800, 200, 100, 3, "The direct path carries 4.00 times as much as the relayed one."},
+		{200, 800, 100, 3, "The relayed path carries 4.00 times as much as the direct one."},
+		{800, 200, 300, 3, "In the median the direct path carried 4.00 times as much as the relayed one, but their rounds overlap"},
+		{200, 254, 27, 3, "In the median the relayed path carried 1.27 times as much as the direct one, but their rounds overlap"},
+		{200, 254, 26, 3, "The relayed path carries 1.27 times as much as the direct one."},
+		{100, 99, 0, 3, "about as much"},
+		{99, 100, 0, 3, "about as much"},
+		{0, 5, 0, 3, "Nothing came through the direct path"},
+		{5, 0, 0, 3, "Nothing came through the relayed path"},
+		{0, 0, 0, 3, "Nothing came through either path"},
+		{107, 100, 0, 1, "The direct path carried 1.07 times as much as the relayed one, in too few rounds to tell: measure longer to be sure."},
+		{100, 800, 0, 2, "The relayed path carried 8.00 times as much as the direct one, in too few rounds to tell: measure longer to be sure."},
+		{100, 101, 0, 2, "The direct path carried about as much as the relayed one, in too few rounds to tell: measure longer to be sure."},
+		{5, 0, 0, 1, "Nothing came through the relayed path"},
 	} {
 		figures := func(goodput float64) *Figures {
 			return &Figures{Goodput: goodput, GoodputSpread: [2]float64{goodput - tt.spread, goodput + tt.spread}}
 		}
 		r := &Report{Direct: figures(tt.direct), Relayed: figures(tt.relayed)}
+		for kind, n := range map[string]int{Direct: tt.rounds, Relayed: 3} {
+			r.Rounds = append(r.Rounds, slices.Repeat([]Round{{Path: kind, Result: new(Result)}}, n)...)
+			r.Rounds = append(r.Rounds, Round{Path: kind, Error: "no result"})
+		}
 		if got := r.Compared(); !strings.Contains(got, tt.want) {
 			t.Errorf("%v and %v, each by %v: %q, want %q", tt.direct, tt.relayed, tt.spread, got, tt.want)
 		}

@@ -101,7 +101,7 @@ func (p *pair) jitter(idle []float64) *float64 {
 // summarize makes the figures of the rounds.
 func (c *client) summarize() {
 	rep := c.report
-	rep.Verdict, _ = c.link.Verdict()
+	rep.Verdict = c.verdict()
 	rep.Direct, rep.Relayed = c.figures(Direct), c.figures(Relayed)
 	mine, their := c.ends()
 	rep.Sender, rep.Receiver = mine, their

@@ -102,6 +102,7 @@ type twin struct {
 
 	// Guarded by net.mu.
 	held    string
+	letGo   time.Time // of the relay
 	settled bool
 	free    map[string]time.Time // when the line takes the next byte
 	out     map[string]Classes
@@ -229,6 +230,9 @@ func (t *twin) Hold(kind string) error {
 	if kind != "" && kind == t.forbidden {
 		return errors.New("not permitted here")
 	}
+	if t.held == Relayed {
+		t.letGo = time.Now()
+	}
 	t.held = kind
 	return t.net.gone
 }
@@ -263,6 +267,9 @@ func (t *twin) RelayTraffic(ctx context.Context) (in, out uint64, word RelayWord
 func (t *twin) Verdict() (v trace.Verdict, settled bool) {
 	t.net.mu.Lock()
 	defer t.net.mu.Unlock()
+	if t.held == Relayed || time.Since(t.letGo) < 100*time.Millisecond { // a path is left with its next probe
+		return trace.Verdict{Path: "relayed", Text: "relayed: held there"}, false
+	}
 	if t.net.lines[Direct] == nil {
 		return trace.Verdict{Path: "relayed", Text: "relayed: no direct path", Remedy: "open a port"}, t.settled
 	}
