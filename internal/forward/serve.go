@@ -28,50 +28,52 @@ type Accepting interface {
 // list, dials what the list returned, and carries the connection to its end. It
 // counts among shares, which are divided by target.
 func Dial(ctx context.Context, allow *AllowList, target string, s Accepting, shares *Shares, rec *trace.Recorder) {
-	slot, err := shares.TakeFor(ctx, target)
-	if err != nil {
-		refuse(s, session.CodeLimit, session.KindDial, target, err, rec)
-		return
-	}
-	defer slot.Free()
-	addrs, err := allow.Dialable(ctx, target)
-	if err != nil {
-		code := session.CodeNotAllowed
+	answer(ctx, session.KindDial, target, func(ctx context.Context) ([]netip.AddrPort, session.Code, error) {
+		addrs, err := allow.Dialable(ctx, target)
 		if errors.Is(err, ErrUnresolved) {
-			code = session.CodeUnreachable
+			return nil, session.CodeUnreachable, err
 		}
-		refuse(s, code, session.KindDial, target, err, rec)
-		return
-	}
-	carry(ctx, session.KindDial, target, addrs, s, slot, rec)
+		return addrs, session.CodeNotAllowed, err
+	}, s, shares, rec)
 }
 
 // DialSpec answers a stream of -R, whose target this side chose itself.
 func DialSpec(ctx context.Context, target string, s Accepting, shares *Shares, rec *trace.Recorder) {
-	slot, err := shares.TakeFor(ctx, target)
-	if err != nil {
-		refuse(s, session.CodeLimit, session.KindReverse, target, err, rec)
-		return
-	}
-	defer slot.Free()
-	addrs, err := resolve(ctx, target, 1)
-	if err != nil {
-		refuse(s, session.CodeUnreachable, session.KindReverse, target, err, rec)
-		return
-	}
-	carry(ctx, session.KindReverse, target, addrs, s, slot, rec)
+	answer(ctx, session.KindReverse, target, func(ctx context.Context) ([]netip.AddrPort, session.Code, error) {
+		addrs, err := resolve(ctx, target, 1)
+		return addrs, session.CodeUnreachable, err
+	}, s, shares, rec)
 }
 
 // errTakenBack is the end of a dial for a stream whose opener has gone.
 var errTakenBack = errors.New("the peer has taken it back")
 
-func carry(ctx context.Context, kind session.Kind, target string, addrs []netip.AddrPort, s Accepting, slot *Slot, rec *trace.Recorder) {
-	conn, err := dialWhileWanted(ctx, addrs, s)
+// answer carries a stream to the addresses that find returns, or refuses it.
+func answer(ctx context.Context, kind session.Kind, target string, find func(context.Context) ([]netip.AddrPort, session.Code, error), s Accepting, shares *Shares, rec *trace.Recorder) {
+	waiting, revoke := context.WithCancelCause(ctx)
+	defer revoke(nil)
+	slot, err := shares.TakeFor(ctx, target, revoke)
 	if err != nil {
-		refuse(s, session.CodeUnreachable, kind, target, err, rec)
+		refuse(s, session.CodeLimit, kind, target, err, rec)
 		return
 	}
-	slot.Answered()
+	defer slot.Free()
+	var conn *net.TCPConn
+	addrs, code, err := find(waiting)
+	if err == nil {
+		code = session.CodeUnreachable
+		conn, err = dialWhileWanted(waiting, addrs, s)
+	}
+	if !slot.Answered() {
+		if conn != nil {
+			conn.Close()
+		}
+		code, err = session.CodeLimit, context.Cause(waiting)
+	}
+	if err != nil {
+		refuse(s, code, kind, target, err, rec)
+		return
+	}
 	markAbortive(conn)
 	s.Accept() // an error is a peer that takes no more; what it has sent is carried all the same
 	relay(ctx, s.ID(), kind, target, false, conn, s, rec)
@@ -140,7 +142,7 @@ type Opened interface {
 
 // Serve carries each connection that ln accepts over a stream with header h,
 // until ctx ends or ln is closed; then it closes ln, waits for the connections
-// to end, and returns why. A connection beyond its share is reset.
+// to end, and returns why. A connection beyond its share is reset, see [Shares].
 func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, share *Share, rec *trace.Recorder) error {
 	where := "accept on " + ln.Addr().String()
 	ln = trouble.Listener(ln, func(why string) { rec.Emit(trace.Trouble{Where: where, Why: why}) })
@@ -160,14 +162,10 @@ func Serve(ctx context.Context, ln net.Listener, h session.Header, open Opener, 
 		case err == nil:
 			markAbortive(conn)
 			conns.Go(func() {
-				slot, err := share.Take(ctx)
-				if err != nil {
-					abort(conn.(Near))
-					crowd.Failed(err) // what it says to rest is for whoever tries again
-					return
+				err := serveConn(ctx, conn.(Near), local, h, open, share, rec)
+				if full := (*FullError)(nil); errors.As(err, &full) {
+					crowd.Failed(full) // what it says to rest is for whoever tries again
 				}
-				defer slot.Free()
-				serveConn(ctx, conn.(Near), local, h, open, slot, rec)
 			})
 		case ctx.Err() != nil:
 			return context.Cause(ctx)
@@ -191,25 +189,49 @@ func (a *asked) Read(b []byte) (int, error) {
 	return a.Opened.Read(b)
 }
 
-// serveConn carries a connection that came to a port of this side.
-func serveConn(ctx context.Context, conn Near, port string, h session.Header, open Opener, slot *Slot, rec *trace.Recorder) {
-	refused := func(why error) { rec.Emit(refusal(h, port, why)) }
-	waiting, stop := context.WithTimeoutCause(ctx, answerWithin, ErrNoAnswer)
+// serveConn carries a connection that came to a port of this side. The error is a
+// *[FullError], which is not traced, or why the stream was not opened.
+func serveConn(ctx context.Context, conn Near, port string, h session.Header, open Opener, share *Share, rec *trace.Recorder) error {
+	revocable, revoke := context.WithCancelCause(ctx)
+	defer revoke(nil)
+	slot, err := share.Take(ctx, revoke)
+	if err != nil {
+		abort(conn)
+		return err
+	}
+	defer slot.Free()
+	waiting, stop := context.WithTimeoutCause(revocable, answerWithin, ErrNoAnswer)
 	defer stop()
+	refused := func(why error) { rec.Emit(refusal(h, port, why)) }
 	s, err := open(waiting, h)
 	if err != nil {
 		abort(conn)
+		if why := revoked(waiting); why != nil {
+			return why
+		}
 		refused(err)
-		return
+		return err
 	}
 	late := context.AfterFunc(waiting, func() {
 		if ctx.Err() == nil {
-			refused(ErrNoAnswer)
+			if revoked(waiting) == nil {
+				refused(ErrNoAnswer)
+			}
 			s.Reset(session.CodeReset)
 		}
 	})
 	defer late()
-	pipe(ctx, conn, port, h, &asked{s, func() { late(); slot.Answered() }}, rec)
+	pipe(ctx, conn, port, h, &asked{s, func() { slot.Answered(); late() }}, rec)
+	return revoked(waiting)
+}
+
+// revoked is the *[FullError] that ended ctx, or nil.
+func revoked(ctx context.Context) error {
+	var full *FullError
+	if errors.As(context.Cause(ctx), &full) {
+		return full
+	}
+	return nil
 }
 
 // refusal is what is told of a stream that this side opened for a port, and why there

@@ -3,6 +3,7 @@ package forward
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 )
@@ -50,8 +51,8 @@ type Share struct {
 	of *Shares
 
 	// guarded by of.mu
-	open    int // connections
-	waiting int // of these, those that wait for an answer of the target
+	open    int     // connections
+	waiting []*Slot // of these, those that wait for an answer of the target, the oldest first
 }
 
 // Add counts one more forward, until its Remove.
@@ -72,20 +73,23 @@ func (h *Share) Remove() {
 
 // A Slot is one connection, from before it is opened until Free.
 type Slot struct {
-	share    *Share
-	target   string
-	answered bool
+	share  *Share
+	target string
+	revoke context.CancelCauseFunc
+	gone   bool // given back, or revoked; guarded by share.of.mu
 }
 
-// Take claims a connection. The error is a *[FullError].
-func (h *Share) Take(ctx context.Context) (*Slot, error) {
-	return h.of.take(ctx, h.takeLocked)
+// Take claims a connection. The error is a *[FullError], and so is what revoke is
+// called with, at most once and before Answered, when another forward needs the
+// room: then the connection is to end at once.
+func (h *Share) Take(ctx context.Context, revoke context.CancelCauseFunc) (*Slot, error) {
+	return h.of.take(ctx, func() (*Slot, error) { return h.takeLocked(revoke) })
 }
 
-// TakeFor claims a connection to a target, of shares that are divided by target.
-// The error is a *[FullError].
-func (s *Shares) TakeFor(ctx context.Context, target string) (*Slot, error) {
-	return s.take(ctx, func() (*Slot, error) { return s.takeForLocked(target) })
+// TakeFor claims a connection to a target, of shares that are divided by target,
+// as [Share.Take] does.
+func (s *Shares) TakeFor(ctx context.Context, target string, revoke context.CancelCauseFunc) (*Slot, error) {
+	return s.take(ctx, func() (*Slot, error) { return s.takeForLocked(target, revoke) })
 }
 
 // take tries to claim until it may, or the moment is over that it may take.
@@ -113,21 +117,31 @@ func (s *Shares) take(ctx context.Context, tryLocked func() (*Slot, error)) (*Sl
 	return slot, err
 }
 
-func (h *Share) takeLocked() (*Slot, error) {
-	if err := h.claimLocked().judge(); err != nil {
-		return nil, err
+func (h *Share) takeLocked(revoke context.CancelCauseFunc) (*Slot, error) {
+	for {
+		c, others := h.claimLocked()
+		yields, err := c.judge()
+		switch {
+		case err == nil:
+			h.open++
+			slot := &Slot{share: h, revoke: revoke}
+			h.waiting = append(h.waiting, slot)
+			return slot, nil
+		case yields < 0:
+			return nil, err
+		}
+		oldest := others[yields].waiting[0]
+		oldest.leaveLocked()
+		oldest.revoke(&FullError{Most: c.share(), Waiting: true})
 	}
-	h.open++
-	h.waiting++
-	return &Slot{share: h}, nil
 }
 
-func (s *Shares) takeForLocked(target string) (*Slot, error) {
+func (s *Shares) takeForLocked(target string, revoke context.CancelCauseFunc) (*Slot, error) {
 	h := s.targets[target]
 	if h == nil {
 		h = &Share{of: s}
 	}
-	slot, err := h.takeLocked()
+	slot, err := h.takeLocked(revoke)
 	if err != nil {
 		return nil, err
 	}
@@ -137,37 +151,50 @@ func (s *Shares) takeForLocked(target string) (*Slot, error) {
 	return slot, nil
 }
 
-func (h *Share) claimLocked() claim {
-	c := claim{most: h.of.most, open: h.open, waiting: h.waiting, newcomer: h.of.byTarget}
+// claimLocked returns the others in the order of the claim.
+func (h *Share) claimLocked() (c claim, others []*Share) {
+	c = claim{most: h.of.most, own: h.usageLocked(), newcomer: h.of.byTarget}
 	for other := range h.of.forwards {
 		if other != h {
-			c.others = append(c.others, other.open)
+			c.others = append(c.others, other.usageLocked())
+			others = append(others, other)
 		}
 	}
-	return c
+	return c, others
 }
 
-// Answered tells that the target has answered. More calls do nothing.
-func (l *Slot) Answered() {
+func (h *Share) usageLocked() usage { return usage{h.open, len(h.waiting)} }
+
+// Answered tells that the target has answered: the connection is not revoked any
+// more. It returns false when it already is. More calls do nothing.
+func (l *Slot) Answered() bool {
 	l.share.of.mu.Lock()
 	defer l.share.of.mu.Unlock()
 	l.answerLocked()
+	return !l.gone
 }
 
 func (l *Slot) answerLocked() {
-	if !l.answered {
-		l.answered = true
-		l.share.waiting--
+	if i := slices.Index(l.share.waiting, l); i >= 0 {
+		l.share.waiting = slices.Delete(l.share.waiting, i, i+1)
 	}
 }
 
-// Free gives the connection back. It is called once.
+// Free gives the connection back.
 func (l *Slot) Free() {
-	s := l.share.of
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	l.share.of.mu.Lock()
+	defer l.share.of.mu.Unlock()
+	l.leaveLocked()
+}
+
+func (l *Slot) leaveLocked() {
+	if l.gone {
+		return
+	}
+	l.gone = true
 	l.answerLocked()
 	l.share.open--
+	s := l.share.of
 	if s.queued > 0 {
 		close(s.freed)
 		s.freed = make(chan struct{})
@@ -182,52 +209,77 @@ func (l *Slot) Free() {
 type FullError struct {
 	Most    int  // connections
 	Kept    bool // some of them for other forwards, as yet unused
-	Waiting bool // they are this forward's, and its target has not answered them
+	Waiting bool // they are one forward's, its target has not answered them, and another needs room
 }
 
 func (e *FullError) Error() string {
-	what := "are open"
 	switch {
 	case e.Waiting:
-		what = "wait for the target's answer"
+		return fmt.Sprintf("%d connections wait for the target's answer, no more while other forwards need room", e.Most)
 	case e.Kept:
-		what = "are open or kept for other forwards"
+		return fmt.Sprintf("%d connections are open or kept for other forwards, no more at once", e.Most)
 	}
-	return fmt.Sprintf("%d connections %s, no more at once", e.Most, what)
+	return fmt.Sprintf("%d connections are open, no more at once", e.Most)
 }
 
 // A claim is what is known when a forward asks for one more connection.
 type claim struct {
-	most     int   // connections of all forwards
-	open     int   // of this one
-	waiting  int   // of these, those that wait for an answer
-	others   []int // open connections of each other forward
-	newcomer bool  // one that is not known yet may come, and is to find room
+	most     int     // connections of all forwards
+	own      usage   // of the one that asks
+	others   []usage // of each other forward
+	newcomer bool    // one that is not known yet may come, and is to find room
 }
 
-// judge decides who may open: nobody beyond most; a forward that has what is kept
-// for each, only what the others do not need for the same; and none may have
-// more than an equal share of them wait for an answer, or one target that is
-// silent would use up what all the others can have.
-func (c claim) judge() error {
-	forwards, reserved := 1+len(c.others), 0
+// A usage is what one forward has.
+type usage struct {
+	open    int // connections
+	waiting int // of these, those that wait for an answer
+}
+
+// kept is how many a forward can always have.
+func (c claim) kept() int {
+	return max(1, min(keptForEach, c.most/(2*(1+len(c.others)+c.reserved()))))
+}
+
+func (c claim) reserved() int {
 	if c.newcomer {
-		reserved = 1
+		return 1
 	}
-	kept := max(1, min(keptForEach, c.most/(2*(forwards+reserved))))
-	total, reserve := c.open, reserved*kept
-	share := max(kept, c.most/forwards)
-	for _, n := range c.others {
-		total += n
-		reserve += max(0, kept-n)
+	return 0
+}
+
+// share is how many of one forward may wait while others need room: an equal part.
+func (c claim) share() int { return max(c.kept(), c.most/(1+len(c.others))) }
+
+// judge decides who may open: nobody beyond most; and a forward that has what is
+// kept for each, only what the others do not need for the same.
+//
+// A target that is silent may use up all of that. So one that may not open, and has
+// fewer than its share waiting, takes the place of a connection of whoever has most
+// waiting and more than a share. yields is who in others, or -1; then it asks again.
+// How long a connection has waited does not matter as long as there is room: a
+// burst to a target that is far away waits as well.
+func (c claim) judge() (yields int, err error) {
+	kept := c.kept()
+	total, reserve := c.own.open, c.reserved()*kept
+	longest := -1
+	for i, n := range c.others {
+		total += n.open
+		reserve += max(0, kept-n.open)
+		if longest < 0 || n.waiting > c.others[longest].waiting {
+			longest = i
+		}
 	}
 	switch {
 	case total >= c.most:
-		return &FullError{Most: c.most}
-	case c.open >= kept && total+reserve >= c.most:
-		return &FullError{Most: c.most, Kept: true}
-	case c.waiting >= share:
-		return &FullError{Most: share, Waiting: true}
+		err = &FullError{Most: c.most}
+	case c.own.open >= kept && total+reserve >= c.most:
+		err = &FullError{Most: c.most, Kept: true}
+	default:
+		return -1, nil
 	}
-	return nil
+	if share := c.share(); longest >= 0 && c.own.waiting < share && c.others[longest].waiting > share {
+		return longest, err
+	}
+	return -1, err
 }
