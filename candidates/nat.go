@@ -79,7 +79,7 @@ type NAT struct {
 	Filtering   Dependence       `json:"filtering"`
 	Hairpin     *bool            `json:"hairpin"`
 	Allocation  Allocation       `json:"allocation"`
-	Mapped      []netip.AddrPort `json:"mapped"` // in the order of asking, without repetitions
+	Mapped      trace.Addrs      `json:"mapped"` // in the order of asking, without repetitions
 	Lifetime    *int             `json:"lifetime_s"`
 	PortMapping PortMapping      `json:"port_mapping"`
 	Silent      []netip.AddrPort `json:"silent,omitempty"` // servers that did not answer

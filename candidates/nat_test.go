@@ -188,7 +188,7 @@ func TestKinds(t *testing.T) {
 
 func TestNATJSON(t *testing.T) {
 	unknown := `{"udp":null,"mapping":null,"filtering":null,"hairpin":null,"allocation":{"pattern":null,"step":null},` +
-		`"mapped":null,"lifetime_s":null,"port_mapping":{"pcp":null,"nat_pmp":null,"upnp":null}}`
+		`"mapped":[],"lifetime_s":null,"port_mapping":{"pcp":null,"nat_pmp":null,"upnp":null}}`
 	if got := text(NAT{}); got != unknown {
 		t.Errorf("nothing measured:\n%s, want\n%s", got, unknown)
 	}

@@ -218,6 +218,30 @@ func TestJSONPage(t *testing.T) {
 	}
 }
 
+// What the page calls an array is one where it is empty, in every event and in what is
+// told of NATs.
+func TestEmptyArrays(t *testing.T) {
+	page := tables(t, jsonPage)
+	check := func(heading string, value any) {
+		t.Helper()
+		b, err := json.Marshal(value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		object, _ := parse(t, string(b)).(map[string]any)
+		for _, m := range page[heading] {
+			if _, ok := object[m.name].([]any); strings.HasPrefix(m.kind, "array") && !strings.Contains(m.kind, " or ") && !ok {
+				t.Errorf("%s: %s is %v, want %s", heading, m.name, object[m.name], m.kind)
+			}
+		}
+	}
+	for _, e := range trace.Events() {
+		check(e.EventName(), e)
+	}
+	check("NAT", candidates.NAT{})
+	check("NAT", agent.Why{}.PeerNAT)
+}
+
 // Every command that has --json is in the page.
 func TestJSONPageCommands(t *testing.T) {
 	b, err := os.ReadFile(jsonPage)

@@ -117,11 +117,11 @@ type AttemptPlanned struct {
 
 // AttemptStarted is one try for a direct path.
 type AttemptStarted struct {
-	ID      string           `json:"id"`
-	Local   []netip.AddrPort `json:"local"`
-	Remote  []netip.AddrPort `json:"remote"`
-	Opener  int              `json:"opener_ttl"` // 0: none sent
-	Trigger string           `json:"trigger"`    // first, retry, network, path-lost
+	ID      string `json:"id"`
+	Local   Addrs  `json:"local"`
+	Remote  Addrs  `json:"remote"`
+	Opener  int    `json:"opener_ttl"` // 0: none sent
+	Trigger string `json:"trigger"`    // first, retry, network, path-lost
 }
 
 // AttemptOpened says that openers are out, and when the peer's were known to be.
