@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
 	"github.com/p2pagent/p2pagent/internal/units"
 	"golang.org/x/term"
@@ -299,8 +300,8 @@ func keyShared(peer string, e trace.KeyShared) string {
 
 func pathChange(peer string, e trace.PathChanged) (text, tone string) {
 	switch {
-	case e.To == nil && e.From == nil:
-		return "", "" // the last paths of a link that has ended
+	case e.To == nil && e.Why == path.WhyClosed:
+		return "", "" // the link has ended, or its sockets are made anew
 	case e.To == nil:
 		return peer + ": no path" + because(e.Why), red
 	}

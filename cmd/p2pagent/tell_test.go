@@ -13,6 +13,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/p2pagent/p2pagent/internal/path"
 	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
@@ -77,6 +78,7 @@ func TestLine(t *testing.T) {
 		{"relayed", trace.PathChanged{To: &relayed, RTT: 30, Why: "first path"}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over one relay, rtt 30 ms: first path", yellow},
 		{"relayed over TCP", trace.PathChanged{To: &overTCP}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over one relay (TCP), rtt 0 s", yellow},
 		{"relayed twice", trace.PathChanged{To: &twice}, "bob: relayed path 192.0.2.1:1000 <-> 203.0.113.5:50000 over two relays, rtt 0 s", yellow},
+		{"the last path of a link", trace.PathChanged{From: &direct, Why: path.WhyClosed}, "", ""},
 		{"no path", trace.PathChanged{From: &direct, Why: "silent"}, "bob: no path: silent", red},
 		{"verdict of a direct path", trace.Verdict{Path: "direct", Text: "direct: fine"}, "", ""},
 		{"verdict", trace.Verdict{Path: "relayed", Text: "relayed: no UDP", Remedy: "allow UDP"}, "bob: relayed: no UDP; try: allow UDP", ""},

@@ -145,6 +145,9 @@ func (c *Conn) closePath(t *track, why string) {
 		return
 	}
 	st := c.status(t)
+	if r := c.route.Load(); r != nil && r.primary == p {
+		c.left = st // the route is told after this
+	}
 	delete(c.paths, t.id)
 	p.carrier.expel(p)
 	if t.state == Probing {
@@ -183,6 +186,12 @@ func (c *Conn) setRoute(a setRoute) {
 		ch.From = c.status(t)
 		from := c.tracePath(t)
 		ev.From = &from
+	} else if a.from.primary != 0 && a.from.primary == c.left.ID {
+		from := tracePath(c.left)
+		ev.From = &from
+		if a.to.primary == 0 {
+			ev.Why = WhyClosed
+		}
 	}
 	if t := c.engine.byID(a.to.primary); t != nil {
 		ch.Path = c.status(t)

@@ -141,6 +141,10 @@ const whyBarred = "it carries this link's own packets"
 // WhyHeld is the reason of a move for [Conn.Hold].
 const WhyHeld = "held there"
 
+// WhyClosed is the reason of a move from a path that was closed to none, as at the end
+// of a link.
+const WhyClosed = "path closed"
+
 // heldTo leaves of the paths those of one kind, for as long as one of them
 // works: to hold payload there must not cut the link. Without a kind, or with
 // none that works, it leaves all.

@@ -158,6 +158,7 @@ type Conn struct {
 	paths    map[int]*path
 	lastID   int                             // of carriers
 	drops    uint64                          // kernel drops of the carriers that are gone
+	left     Status                          // of the last path that was closed while payload went there
 	moved    chan struct{}                   // closed and replaced with each new route
 	pings    map[uint64]chan<- time.Duration // who waits for the answer to a probe, by its number
 }

@@ -255,6 +255,9 @@ func TestTrace(t *testing.T) {
 				got = append(got, "suspected "+e.Path.Kind)
 			case trace.PathChanged:
 				got = append(got, "changed: "+e.Why)
+				if e.From == nil && e.To == nil || e.To == nil && e.From.Kind != "relayed" {
+					t.Errorf("a move from %+v to %+v", e.From, e.To)
+				}
 			case trace.PathClosed:
 				got = append(got, "closed "+e.Path.Kind+": "+e.Why)
 				if e.Path.Kind == "direct" && e.BytesOut < 100_000 {
@@ -265,7 +268,7 @@ func TestTrace(t *testing.T) {
 		want := []string{
 			"added relayed", "changed: first path", "added direct", "changed: direct path",
 			"suspected direct", "changed: path dead", "closed relayed: carrier removed",
-			"changed: no path left", "closed direct: carrier removed",
+			"changed: path closed", "closed direct: carrier removed",
 		}
 		slices.Sort(got[len(got)-3:]) // both paths used that carrier; no order is promised
 		slices.Sort(want[len(want)-3:])
