@@ -155,7 +155,13 @@ func (a *Allocation) end(why error) {
 }
 
 // errEnded is what Send says afterwards.
-var errEnded = fmt.Errorf("relay: allocation has ended: %w", net.ErrClosed)
+var errEnded error = endedError{}
+
+// endedError is net.ErrClosed in words for people.
+type endedError struct{}
+
+func (endedError) Error() string        { return "relay: allocation has ended" }
+func (endedError) Is(target error) bool { return target == net.ErrClosed }
 
 // Close gives the allocation back to the server (a Refresh with lifetime 0), for
 // which it waits at most a second, and closes the connection. Everything under

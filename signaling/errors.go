@@ -70,7 +70,7 @@ var (
 	// ErrOverflow: the events of a mailbox were not read.
 	ErrOverflow = errors.New("events of the rendezvous not read in time")
 	// ErrClosed: the mailbox or the client was closed.
-	ErrClosed = fmt.Errorf("rendezvous closed: %w", net.ErrClosed)
+	ErrClosed error = closedError{}
 )
 
 // A VersionError says that client and server do not speak the same version.
@@ -203,3 +203,9 @@ func sentence(c Code) string {
 	}
 	return string(c)
 }
+
+// closedError is net.ErrClosed in words for people.
+type closedError struct{}
+
+func (closedError) Error() string        { return "rendezvous closed by this side" }
+func (closedError) Is(target error) bool { return target == net.ErrClosed }

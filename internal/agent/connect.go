@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -139,7 +140,7 @@ func (c *Connector) run(ctx context.Context) error {
 }
 
 // keep is run with one pairing secret.
-func (c *Connector) keep(ctx context.Context) error {
+func (c *Connector) keep(ctx context.Context) (err error) {
 	self := c.env.cfg.Key.Fingerprint()
 	peer := c.peer
 	c.env.expect(peer, connector)
@@ -159,7 +160,7 @@ func (c *Connector) keep(ctx context.Context) error {
 	changed := c.env.change()
 	events := c.box.Events()
 	linked := false // once
-	defer c.dropLink()
+	defer func() { c.dropLinkFor(cmp.Or(err, endOf(ctx))) }()
 	for {
 		if c.refused != nil && !c.env.sessions() {
 			return c.refused // a session that lives outlives the server's opinion
@@ -521,14 +522,12 @@ func (c *Connector) answered(ctx context.Context, a *answer) error {
 		return c.rivalled(ctx, a, before)
 	}
 	c.env.cfg.Trace.ForPeer(c.peer.Name).Emit(trace.PeerState{Present: true, Why: "restarted, linking anew"})
-	c.dropLink()
+	c.dropLinkFor(errRestarted)
 	c.resuming = false
 	return c.propose(ctx)
 }
 
-// dropLink ends the current link and waits for it.
-func (c *Connector) dropLink() { c.dropLinkFor(context.Canceled) }
-
+// dropLinkFor ends the current link with a reason, and waits for it.
 func (c *Connector) dropLinkFor(why error) {
 	if c.current == nil {
 		return

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -22,6 +23,26 @@ var (
 	// ErrWrongCode: the pairing code was wrong, or somebody guessed.
 	ErrWrongCode = errors.New("wrong pairing code")
 )
+
+// Why a link ends that nothing is wrong with. The peer is told, too.
+var (
+	errEnding    = errors.New("this program is done")
+	errTimeOver  = errors.New("its time is over")
+	errRestarted = errors.New("the listener was started again")
+)
+
+// endOf is why ctx ended, in words for people: a bare cancel is the end of what the
+// program was for.
+func endOf(ctx context.Context) error {
+	switch cause := context.Cause(ctx); cause {
+	case nil, context.Canceled:
+		return errEnding
+	case context.DeadlineExceeded:
+		return errTimeOver
+	default:
+		return cause
+	}
+}
 
 // hinted is an error with advice for whoever reads it.
 type hinted struct {

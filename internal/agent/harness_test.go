@@ -181,9 +181,24 @@ func newMachine(t *testing.T, d *deployment, name string) *machine {
 	}
 	events := &log{changed: make(chan struct{})}
 	t.Setenv("XDG_RUNTIME_DIR", t.TempDir())
+	t.Cleanup(func() { endsInOurWords(t, events) })
 	return &machine{events: events, cfg: Config{
 		Name: name, Key: key, Peers: store, SignalURL: d.url, Loopback: true, Version: "test", Trace: trace.New(name, events),
 	}}
+}
+
+// endsInOurWords requires of every link that ended, in whatever test, that people can
+// read why.
+func endsInOurWords(t *testing.T, events *log) {
+	t.Helper()
+	find(events, 0, func(e trace.SessionState) bool {
+		for _, text := range []error{context.Canceled, context.DeadlineExceeded, net.ErrClosed} {
+			if strings.Contains(e.Why, text.Error()) {
+				t.Errorf("a link ended with the words of a library: %s", e.Why)
+			}
+		}
+		return false
+	})
 }
 
 // twoMachines is what most tests begin with: a deployment, two machines, and a

@@ -223,7 +223,7 @@ func (l *link) loop(ctx context.Context, sessionEnd <-chan error) error {
 		case err := <-sessionEnd:
 			return err
 		case <-ctx.Done():
-			return context.Cause(ctx)
+			return endOf(ctx)
 		}
 		if now := time.Now(); now.Sub(due) > overslept {
 			l.unheard.woke(now) // before anything is made of the silence meanwhile

@@ -51,7 +51,7 @@ func (l *link) runSession(ctx context.Context) error {
 	case <-s.Done():
 		err = s.Err()
 	case <-ctx.Done():
-		err = context.Cause(ctx)
+		err = endOf(ctx)
 	}
 	l.session.Store(nil)
 	l.post.close(viaControl)
@@ -107,10 +107,10 @@ func (l *link) establish(ctx context.Context) (*session.Session, error) {
 	}
 }
 
-// causeOf puts the reason of ctx's end in place of "deadline exceeded".
+// causeOf puts the reason of ctx's end in place of "deadline exceeded" or "canceled".
 func causeOf(ctx context.Context, err error) error {
 	if err != nil && ctx.Err() != nil {
-		return context.Cause(ctx)
+		return endOf(ctx)
 	}
 	return err
 }

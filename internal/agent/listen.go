@@ -112,7 +112,7 @@ func (ls *Listener) serve(ctx context.Context) error {
 	var over error // the listening is; links that live go on
 	defer func() {
 		for _, s := range open {
-			s.stop(context.Canceled)
+			s.stop(cmp.Or(over, endOf(ctx)))
 			<-s.done
 		}
 	}()
@@ -256,7 +256,7 @@ func (ls *Listener) serveMailbox(ctx context.Context, p identity.Peer) error {
 		select {
 		case <-ctx.Done():
 			for _, l := range h.links {
-				l.end(context.Cause(ctx))
+				l.end(endOf(ctx))
 			}
 			return nil
 		case l := <-h.ended:
@@ -288,7 +288,7 @@ func fatalListen(err error) error {
 // endLinks waits for all links; they have been told.
 func (h *host) endLinks() {
 	for _, l := range h.links {
-		l.end(context.Canceled)
+		l.end(errEnding)
 	}
 	for len(h.links) > 0 {
 		delete(h.links, (<-h.ended).id)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/p2pagent/p2pagent/candidates"
 	"github.com/p2pagent/p2pagent/internal/path"
+	"github.com/p2pagent/p2pagent/internal/trace"
 )
 
 // What is not known is null, and what there is not is empty.
@@ -38,5 +39,26 @@ func TestWhy(t *testing.T) {
 				t.Errorf("no %s in %s", want, b)
 			}
 		}
+	}
+}
+
+// A link that its own bound ends says which one.
+func TestTimeoutIsTheReason(t *testing.T) {
+	_, a, b, _ := twoMachines(t)
+	peer, _ := befriend(t, a, b)
+	a.cfg.RequireDirect, a.cfg.Loopback = true, false // of loopback's addresses none is used, so no path is direct
+	startListener(t, b)
+	c, err := NewConnector(a.cfg, peer, ConnectConfig{DirectTimeout: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Run(t.Context()); !errors.Is(err, ErrOnlyRelayed) {
+		t.Fatalf("got %v", err)
+	}
+	if _, _, none := find(a.events, 0, func(e trace.SessionState) bool { return e.State == "dialing" }); none != nil {
+		t.Skip("this machine is too slow to begin a link within a second")
+	}
+	if e, _ := await(t, a.events, 0, func(e trace.SessionState) bool { return e.State == "closed" }); !strings.Contains(e.Why, ErrOnlyRelayed.Error()) {
+		t.Errorf("the link ended with %q", e.Why)
 	}
 }

@@ -17,7 +17,7 @@ import (
 var (
 	// ErrClosed is what operations on an ended session return when this side
 	// closed it. It is net.ErrClosed too.
-	ErrClosed = fmt.Errorf("session closed: %w", net.ErrClosed)
+	ErrClosed error = &closedError{}
 	// ErrIdle: nothing arrived for the idle timeout.
 	ErrIdle = errors.New("peer silent for the idle timeout")
 	// ErrReset is what a stream returns that this side has reset.
@@ -25,6 +25,18 @@ var (
 	// ErrNoStream: the peer allows no further stream now.
 	ErrNoStream = errors.New("the peer allows no more streams at once")
 )
+
+// closedError is a session that this side ended, with the reason that the peer was told.
+type closedError struct{ reason string }
+
+func (e *closedError) Error() string {
+	if e.reason == "" {
+		return "session closed by this side"
+	}
+	return "session closed by this side: " + e.reason
+}
+
+func (*closedError) Is(target error) bool { return target == ErrClosed || target == net.ErrClosed }
 
 // A PeerClosedError is a session that the peer ended.
 type PeerClosedError struct {
@@ -65,7 +77,9 @@ func sessionError(err error) error {
 		return err
 	case errors.As(err, &app) && app.Remote:
 		return &PeerClosedError{Code(min(app.ErrorCode, 255)), app.ErrorMessage}
-	case errors.As(err, &app), errors.Is(err, quic.ErrTransportClosed), errors.Is(err, quic.ErrServerClosed):
+	case errors.As(err, &app):
+		return &closedError{app.ErrorMessage}
+	case errors.Is(err, quic.ErrTransportClosed), errors.Is(err, quic.ErrServerClosed):
 		return ErrClosed
 	case errors.As(err, &idle):
 		return ErrIdle
