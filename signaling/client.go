@@ -90,6 +90,8 @@ type Client struct {
 	since     time.Time
 	lastErr   error
 	rtt       time.Duration
+	heard     time.Time // when the server was heard last
+	checked   time.Time // when Check last asked it
 	stun      []string
 }
 
@@ -246,6 +248,31 @@ func (c *Client) RTT() time.Duration {
 	return c.rtt
 }
 
+// Heard returns when the server was heard last, over this connection or an earlier
+// one; zero: never. What it last said of a peer is as old as that.
+func (c *Client) Heard() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.heard
+}
+
+// checkGap is the least time between two questions of Check.
+const checkGap = 2 * time.Second
+
+// Check asks the server for a sign of life, beside the pings that go out anyhow. It
+// does not wait; Heard tells of the answer. More calls within two seconds do nothing.
+func (c *Client) Check() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if now := time.Now(); c.connected && now.Sub(c.checked) >= checkGap {
+		c.checked = now
+		select {
+		case c.link.check <- struct{}{}:
+		default: // one is asked for already
+		}
+	}
+}
+
 // STUN returns the STUN servers the server named in its welcome. They are
 // known before any peer is.
 func (c *Client) STUN() []string {
@@ -328,7 +355,7 @@ func (c *Client) welcomed(m message, rtt time.Duration) {
 	c.mu.Lock()
 	c.connected, c.proven, c.since = true, true, time.Now()
 	c.stun = m.STUN
-	c.rtt = rtt
+	c.rtt, c.heard = rtt, c.since
 	c.mu.Unlock()
 	c.emitState("connected", nil)
 }
@@ -349,9 +376,9 @@ func (c *Client) lost(err error) (up time.Duration) {
 	return up
 }
 
-// heard hands a message to its mailbox. Its errors are breaches of the
+// dispatch hands a message to its mailbox. Its errors are breaches of the
 // protocol.
-func (c *Client) heard(msg message) error {
+func (c *Client) dispatch(msg message) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, m := range c.boxes {

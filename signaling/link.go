@@ -46,6 +46,7 @@ type link struct {
 	began  time.Time
 	places chan struct{} // one taken per body in the queue
 	pong   chan string   // payload of the latest ping, to be answered by the writer
+	check  chan struct{} // has one element when a ping is wanted now
 	dead   chan struct{} // closed when the connection is over
 
 	closing  atomic.Bool // the writer has ended, the reader is about to
@@ -82,6 +83,7 @@ func (c *Client) serve(ctx context.Context, ws *websocket.Conn) error {
 		c: c, ws: ws, began: time.Now(),
 		places: make(chan struct{}, linkQueue),
 		pong:   make(chan string, 1),
+		check:  make(chan struct{}, 1),
 		dead:   make(chan struct{}),
 		more:   make(chan struct{}, 1),
 		rate:   float64(defaults.Messages), byteRate: float64(defaults.Bytes),
@@ -180,10 +182,9 @@ func (l *link) write(ctx context.Context) error {
 		case data := <-l.pong:
 			err = l.control(websocket.PongMessage, data)
 		case <-ping.C:
-			l.mu.Lock()
-			l.pinged = time.Now()
-			l.mu.Unlock()
-			err = l.control(websocket.PingMessage, "")
+			err = l.ping()
+		case <-l.check:
+			err = l.ping()
 		case <-ctx.Done():
 			return l.goodbye(ctx)
 		case <-l.dead:
@@ -193,6 +194,17 @@ func (l *link) write(ctx context.Context) error {
 			return err
 		}
 	}
+}
+
+// ping asks the server for a pong. The round trip is that of the first one that is not
+// answered yet.
+func (l *link) ping() error {
+	l.mu.Lock()
+	if l.pinged.IsZero() {
+		l.pinged = time.Now()
+	}
+	l.mu.Unlock()
+	return l.control(websocket.PingMessage, "")
 }
 
 // drain writes the queue at the pace the server allows, until it is empty, or
@@ -365,7 +377,7 @@ func (l *link) take(b []byte) error {
 	case !l.greeted:
 		return l.notSignal(nil)
 	default:
-		if err := l.c.heard(m); err != nil {
+		if err := l.c.dispatch(m); err != nil {
 			return l.notSignal(err)
 		}
 	}
@@ -386,7 +398,11 @@ func (l *link) alive() {
 	if !l.greeted || l.closing.Load() {
 		return
 	}
-	l.ws.SetReadDeadline(time.Now().Add(l.c.cfg.Silence))
+	now := time.Now()
+	l.c.mu.Lock()
+	l.c.heard = now
+	l.c.mu.Unlock()
+	l.ws.SetReadDeadline(now.Add(l.c.cfg.Silence))
 	if l.closing.Load() { // meanwhile: the writer's shorter deadline must win
 		l.ws.SetReadDeadline(time.Now().Add(linger))
 	}

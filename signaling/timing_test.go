@@ -82,8 +82,21 @@ func TestSilence(t *testing.T) {
 		next(t, g, Joined)
 		met(t, h, g)
 
+		heard := func(d time.Duration) bool { return time.Since(guest.Heard()) < d }
+		time.Sleep(5 * time.Second)
+		if guest.Check(); heard(time.Second) {
+			t.Error("heard before it was asked")
+		}
+		if synctest.Wait(); !heard(time.Second) {
+			t.Errorf("asked, and heard %v ago", time.Since(guest.Heard()))
+		}
 		n.cutLast()
 		cut := time.Now()
+		time.Sleep(3 * time.Second)
+		guest.Check()
+		if synctest.Wait(); heard(3 * time.Second) {
+			t.Error("heard through a connection that carries nothing")
+		}
 		nextWithin(t, h, PeerGone, 45*time.Second)
 		if e := nextWithin(t, g, Lost, 45*time.Second); !strings.Contains(e.Err.Error(), "silent for 40 s") {
 			t.Errorf("%v", e.Err)

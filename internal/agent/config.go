@@ -72,6 +72,8 @@ const (
 	attemptGrace    = 3 * time.Second        // a selected pair becomes a proved path
 	healAfter       = time.Second            // without any live path
 	heardLately     = 3 * time.Second        // the peer probes more often than that while it lives
+	sightCheck      = 2 * time.Second        // signaling is asked for a sign of life, while no path answers
+	sightLasts      = 5 * time.Second        // the server's word on a peer, from when it was last heard: no path is dead sooner
 	// A peer that is away may be waiting with another secret; see identity.Peer.
 	otherSecretAfter = 5 * time.Second
 	meetTimeout      = 4 * time.Second // the peer answers handshake message 1

@@ -66,6 +66,7 @@ type link struct {
 	probed        bool
 	probeAt       time.Time // when the NAT's filtering is measured, if still relayed
 	outage        outage
+	sightAt       time.Time // when lookForSight is due; zero: a path answers
 	unheard       unheard
 	hearAt        time.Time                     // when the session's counters are looked at again
 	announced     map[candidates.Candidate]bool // the peer's, that the trace has
@@ -237,7 +238,7 @@ func (l *link) loop(ctx context.Context, sessionEnd <-chan error) error {
 // wake is when something is due next.
 func (l *link) wake() time.Time {
 	at := time.Now().Add(time.Minute)
-	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.relaying.udpAt, l.relaying.oldAt, l.relaying.takeAt, l.outage.due(), l.givesUpAt(), l.longWaitDue(), l.hearAt, l.probeAt, l.earlyAt} {
+	for _, t := range []time.Time{l.attempts.next, l.attempts.settle, l.relaying.retryAt, l.relaying.udpAt, l.relaying.oldAt, l.relaying.takeAt, l.outage.due(), l.sightAt, l.givesUpAt(), l.longWaitDue(), l.hearAt, l.probeAt, l.earlyAt} {
 		if !t.IsZero() && t.Before(at) {
 			at = t
 		}
@@ -275,6 +276,9 @@ func (l *link) tick(now time.Time) {
 	}
 	if due(l.outage.due()) {
 		l.heal(now)
+	}
+	if due(l.sightAt) {
+		l.lookForSight(now)
 	}
 	if due(l.earlyAt) {
 		l.gathered()
@@ -530,6 +534,9 @@ func (l *link) noteOutage() {
 	active, ok := l.conn.Active()
 	l.post.alive.Store(ok && active.State == path.Alive)
 	now := time.Now()
+	if !l.works() && l.wasUp.Load() && l.sightAt.IsZero() {
+		l.sightAt = now
+	}
 	var alive bool
 	var answered time.Time
 	for _, p := range l.conn.Status() {
@@ -666,12 +673,26 @@ func (l *link) facts() facts {
 	return f
 }
 
+// lookForSight keeps what signaling says of the peer no older than it may be, while the
+// path in use does not answer: the connection to the server may have died with it.
+func (l *link) lookForSight(now time.Time) {
+	if l.works() || !l.wasUp.Load() {
+		l.sightAt = time.Time{}
+		return
+	}
+	l.sightAt = now.Add(sightCheck)
+	l.env.client.Check()
+	l.reviewVerdict()
+}
+
 // sight is what signaling says of the peer.
 func (l *link) sight() sight {
 	connected, _, _ := l.env.client.State()
 	switch {
 	case !connected:
 		return sightLost
+	case time.Since(l.env.client.Heard()) > sightLasts:
+		return sightOld
 	case l.env.sees(l.peer): // perhaps again, and not yet met
 		return sightThere
 	case !l.goneSince.IsZero():

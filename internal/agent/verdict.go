@@ -53,9 +53,10 @@ const (
 	sightThere               // it is at the server
 	sightAbsent              // it is not
 	sightLeft                // it was, and left while the link was up
+	sightOld                 // not known: the server has not been heard for seconds
 )
 
-func (s sight) String() string { return [...]string{"lost", "there", "absent", "left"}[s] }
+func (s sight) String() string { return [...]string{"lost", "there", "absent", "left", "unknown"}[s] }
 
 // A Why is what a verdict follows from, for programs. Null is not known, and empty is
 // none.
@@ -67,7 +68,7 @@ type Why struct {
 	SilentSince   *time.Time     `json:"silent_since"` // since when no path is alive; null: one is
 	OneWay        bool           `json:"one_way"`      // but the peer's own probes arrive
 	GivesUp       *time.Time     `json:"gives_up"`     // when the link ends if that goes on
-	Signaling     string         `json:"signaling"`    // what it says of the peer: there, absent, left; lost: there is no connection to the server
+	Signaling     string         `json:"signaling"`    // what it says of the peer: there, absent, left; lost: there is no connection to the server; unknown: it has not been heard for seconds
 	RelayOnly     bool           `json:"relay_only"`   // this side's policy
 	PeerRelayOnly bool           `json:"peer_relay_only"`
 	Attempts      int            `json:"attempts"`     // for a direct path, that have ended
@@ -239,6 +240,9 @@ func judgeSilence(f facts) verdict {
 	switch f.Sight {
 	case sightLost:
 		v.why += "; no connection to the signaling server either"
+		v.remedy = "check this machine's own network"
+	case sightOld:
+		v.why += "; not known whether it is at the signaling server, which has not answered for seconds"
 		v.remedy = "check this machine's own network"
 	case sightLeft:
 		v.why += "; it left the signaling server"

@@ -78,6 +78,7 @@ func TestJudgeSilence(t *testing.T) {
 		{"too late", silent(sightLeft), 171 * time.Second, "none", "no path: silent for 2.9 min; it left the signaling server; giving up in 0 s"},
 		{"absent", silent(sightAbsent), 26 * time.Second, "none", "no path: silent for 26 s; it is not at the signaling server; giving up in 2.4 min"},
 		{"alone", silent(sightLost), 26 * time.Second, "none", "no path: silent for 26 s; no connection to the signaling server either; giving up in 2.4 min"},
+		{"signaling not heard", silent(sightOld), 26 * time.Second, "none", "no path: silent for 26 s; not known whether it is at the signaling server, which has not answered for seconds; giving up in 2.4 min"},
 		{"stuck", silent(sightThere), 26 * time.Second, "none", "no path: silent for 26 s; it is at the signaling server; giving up in 2.4 min"},
 		{"no relay", with(silent(sightThere), func(f *facts) { f.RelayErr = errors.New("401 %d") }), 7 * time.Second, "none",
 			"no path: silent for 7 s; it is at the signaling server; no relay (401 %d); giving up in 2.7 min"},

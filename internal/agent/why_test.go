@@ -28,6 +28,7 @@ func TestWhy(t *testing.T) {
 			`"last_attempt":"no answer"`, `"relay_error":"401"`, `"nat":{"udp":true,"mapping":"endpoint-independent"`,
 		}},
 		{facts{Sight: sightLost}, []string{`"state":""`, `"signaling":"lost"`}},
+		{facts{Sight: sightOld}, []string{`"signaling":"unknown"`}},
 		{facts{Sight: sightAbsent}, []string{`"signaling":"absent"`}},
 	} {
 		b, err := json.Marshal(tt.f.tell())
