@@ -32,17 +32,18 @@ type end struct {
 	other    *end
 	stopped  chan struct{}
 	stop     func()
-	accepted chan error // the far side's answer
+	accepted chan struct{} // closed when the far side has answered
+	refusal  *error        // what it answered
 	answer   func(error)
 }
 
 func newStream() (local, remote *end) {
 	ar, aw := io.Pipe()
 	br, bw := io.Pipe()
-	accepted := make(chan error, 1)
-	answer := func(err error) { accepted <- err; close(accepted) }
+	accepted, refusal := make(chan struct{}), new(error)
+	answer := func(err error) { *refusal = err; close(accepted) }
 	once := new(sync.Once)
-	local = &end{r: ar, w: bw, stopped: make(chan struct{}), accepted: accepted}
+	local = &end{r: ar, w: bw, stopped: make(chan struct{}), accepted: accepted, refusal: refusal}
 	remote = &end{r: br, w: aw, stopped: make(chan struct{}), answer: func(err error) { once.Do(func() { answer(err) }) }}
 	local.answer = remote.answer
 	local.other, remote.other = remote, local
@@ -53,7 +54,8 @@ func newStream() (local, remote *end) {
 
 func (e *end) ID() int64 { return 4 }
 func (e *end) Accepted() error {
-	if err, ok := <-e.accepted; ok && err != nil {
+	<-e.accepted
+	if err := *e.refusal; err != nil {
 		e.r.CloseWithError(err)
 		return err
 	}
