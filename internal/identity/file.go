@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
+	"time"
 )
 
 // Files that hold secrets: how they are read, written and locked. Writers take
@@ -21,12 +23,19 @@ const (
 // readPrivate returns the content of path, which must be a regular file of at
 // most limit bytes that nobody but its owner can read or write.
 func readPrivate(path string, limit int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPrivate(path, info.Mode()); err != nil { // the open of a FIFO would wait for its writer
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	info, err := f.Stat() // of the open file: no race with a rename
+	info, err = f.Stat() // of the open file: no race with a rename
 	if err != nil {
 		return nil, err
 	}
@@ -56,7 +65,8 @@ func checkPrivate(path string, mode fs.FileMode) error {
 }
 
 // writeAtomic replaces path with data, mode 0600. Whoever reads path, also after
-// a crash, finds the old content or the new.
+// a crash, finds the old content or the new. A kill leaves a temporary file behind,
+// which [sweep] removes.
 func writeAtomic(path string, data []byte) (err error) {
 	dir := filepath.Dir(path)
 	tmp, err := os.CreateTemp(dir, "."+filepath.Base(path)+"-*") // mode 0600
@@ -107,8 +117,50 @@ func withLock(path string, f func() error) (err error) {
 	}
 	// Closing releases the lock, also when the process dies.
 	defer func() { err = errors.Join(err, lock.Close()) }()
-	if err := lockFile(lock); err != nil {
-		return fmt.Errorf("lock %s: %w", lock.Name(), err)
+	locked, err := lockFile(lock)
+	if err != nil {
+		return err
+	}
+	if locked {
+		sweep(path)
 	}
 	return f()
+}
+
+// lockWithin is how long a lock is waited for: whoever works under one does so for
+// milliseconds, and a command is not to hang for somebody who keeps it.
+const (
+	lockWithin = 5 * time.Second
+	lockAgain  = 10 * time.Millisecond // between two tries
+)
+
+// lockFile waits for the lock of f, at most for lockWithin. It returns false where
+// the system has no locks.
+func lockFile(f *os.File) (locked bool, err error) {
+	for begin := time.Now(); ; time.Sleep(lockAgain) {
+		locked, err := tryLockFile(f)
+		switch {
+		case errors.Is(err, errors.ErrUnsupported):
+			return false, nil
+		case err != nil:
+			return false, fmt.Errorf("lock %s: %w", f.Name(), err)
+		case locked:
+			return true, nil
+		case time.Since(begin) >= lockWithin:
+			return false, fmt.Errorf("somebody else holds the lock of %s, for %s and more; end that program, or try again", f.Name(), lockWithin)
+		}
+	}
+}
+
+// sweep removes what killed processes have left of [writeAtomic]: it may hold a
+// secret. The caller has the lock of path, so nobody is writing.
+func sweep(path string) {
+	dir := filepath.Dir(path)
+	entries, _ := os.ReadDir(dir) // what cannot be listed is left
+	for _, e := range entries {
+		number, ours := strings.CutPrefix(e.Name(), "."+filepath.Base(path)+"-")
+		if ours && number != "" && strings.Trim(number, "0123456789") == "" && e.Type().IsRegular() {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
 }

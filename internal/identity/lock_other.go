@@ -7,9 +7,7 @@ import (
 	"os"
 )
 
-// lockFile does nothing: there is no flock here. Files are still replaced whole,
-// but of two changes made in the same moment one may be lost.
-func lockFile(*os.File) error { return nil }
-
-// tryLockFile fails: here nobody can tell whether another process has the lock.
+// tryLockFile fails: there is no flock here, and nobody can tell whether another
+// process has the lock. Files are still replaced whole, but of two changes made in the
+// same moment one may be lost.
 func tryLockFile(*os.File) (taken bool, err error) { return false, errors.ErrUnsupported }

@@ -8,18 +8,8 @@ import (
 	"syscall"
 )
 
-// lockFile waits for an exclusive flock on f. Locks belong to the open file, so
-// two calls in one process exclude each other as well.
-func lockFile(f *os.File) error {
-	for {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX)
-		if !errors.Is(err, syscall.EINTR) {
-			return err
-		}
-	}
-}
-
-// tryLockFile takes the lock that lockFile waits for, when nobody has it.
+// tryLockFile takes an exclusive flock on f, when nobody has it. Locks belong to the
+// open file, so two calls in one process exclude each other as well.
 func tryLockFile(f *os.File) (taken bool, err error) {
 	for {
 		err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)

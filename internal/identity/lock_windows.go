@@ -7,12 +7,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// lockFile waits for an exclusive lock on the first byte of f.
-func lockFile(f *os.File) error {
-	return windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, new(windows.Overlapped))
-}
-
-// tryLockFile takes the lock that lockFile waits for, when nobody has it.
+// tryLockFile takes an exclusive lock on the first byte of f, when nobody has it.
 func tryLockFile(f *os.File) (taken bool, err error) {
 	err = windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK|windows.LOCKFILE_FAIL_IMMEDIATELY, 0, 1, 0, new(windows.Overlapped))
 	if errors.Is(err, windows.ERROR_LOCK_VIOLATION) {
