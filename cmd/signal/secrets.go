@@ -9,6 +9,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 )
 
 // secretLines reads the secrets in a file, one a line, and makes the file with
@@ -16,6 +18,7 @@ import (
 // the same time: the file appears whole or not at all, and who comes second
 // reads what the first wrote.
 func secretLines(path string) (secrets [][]byte, made bool, err error) {
+	sweep(filepath.Dir(path))
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		made = true
@@ -56,6 +59,21 @@ func createSecret(path string) error {
 		return err
 	}
 	return nil
+}
+
+// sweep removes what killed processes have left of createSecret, which takes no
+// minute.
+func sweep(dir string) {
+	entries, _ := os.ReadDir(dir) // what cannot be listed is left
+	for _, e := range entries {
+		number, ours := strings.CutPrefix(e.Name(), ".secret-")
+		if !ours || number == "" || strings.Trim(number, "0123456789") != "" || !e.Type().IsRegular() {
+			continue
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > time.Minute {
+			_ = os.Remove(filepath.Join(dir, e.Name()))
+		}
+	}
 }
 
 // readable tells whether others on this machine can read the file.
