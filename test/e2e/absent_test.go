@@ -30,7 +30,7 @@ func TestConnectionToAnAbsentPeer(t *testing.T) {
 		if took := time.Since(begin).Round(time.Second); took < 30*time.Second || took > 40*time.Second {
 			t.Errorf("reset after %v, want 30 s", took)
 		}
-		a.await(t, a.stderr, "refused: no answer within 30 s: bob: absent: not at the signaling server")
+		a.await(t, a.stderr, ": no answer within 30 s: bob: absent: not at the signaling server")
 	})
 
 	c := dialUntil(t, port)
