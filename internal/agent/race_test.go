@@ -41,7 +41,7 @@ func (f *fakeAllocation) Close() error {
 	return nil
 }
 
-var unspecified = errors.New("anything")
+var errAnything = errors.New("anything")
 
 func refusal(code int, why error) error {
 	return &relay.RequestError{What: "allocate", Server: "turn", Code: code, Err: why}
@@ -100,7 +100,7 @@ func TestRace(t *testing.T) {
 		},
 		{
 			name: "what is known meanwhile", servers: []string{"udp " + one, "tcp " + one, "udp " + two},
-			answers: map[string]answer{"udp " + one: never, "tcp " + one: no(10*time.Millisecond, unspecified), "udp " + two: no(10*time.Millisecond, refusal(401, relay.ErrCredentials))},
+			answers: map[string]answer{"udp " + one: never, "tcp " + one: no(10*time.Millisecond, errAnything), "udp " + two: no(10*time.Millisecond, refusal(401, relay.ErrCredentials))},
 			starts:  "udp 192.0.2.1 at 0, tcp 192.0.2.1 at 200, udp 192.0.2.2 at 210", ends: silence, err: one + ":3478: no answer over UDP, anything over TCP; " + two,
 			sofar: []string{
 				one + ":3478: no answer yet over UDP, no answer yet over TCP; " + two + ":3478: no answer yet over UDP",
@@ -111,7 +111,7 @@ func TestRace(t *testing.T) {
 		},
 		{
 			name: "who fails makes room", servers: []string{"tls " + two, "tcp " + one, "udp " + one},
-			answers: map[string]answer{"udp " + one: no(5*time.Millisecond, unspecified), "tcp " + one: no(5*time.Millisecond, unspecified), "tls " + two: yes(5 * time.Millisecond)},
+			answers: map[string]answer{"udp " + one: no(5*time.Millisecond, errAnything), "tcp " + one: no(5*time.Millisecond, errAnything), "tls " + two: yes(5 * time.Millisecond)},
 			won:     []string{"tls " + two}, starts: "udp 192.0.2.1 at 0, tcp 192.0.2.1 at 5, tls 192.0.2.2 at 10", ends: 15 * time.Millisecond,
 		},
 		{
@@ -143,7 +143,7 @@ func TestRace(t *testing.T) {
 		},
 		{
 			name: "an error of the server may pass", servers: []string{"udp " + one, "tcp " + one},
-			answers: map[string]answer{"udp " + one: no(10*time.Millisecond, refusal(500, unspecified)), "tcp " + one: yes(10 * time.Millisecond)},
+			answers: map[string]answer{"udp " + one: no(10*time.Millisecond, refusal(500, errAnything)), "tcp " + one: yes(10 * time.Millisecond)},
 			won:     []string{"tcp " + one}, starts: "udp 192.0.2.1 at 0, tcp 192.0.2.1 at 10", ends: 20 * time.Millisecond,
 		},
 		{

@@ -131,7 +131,6 @@ func (c *crossing) inward() {
 var (
 	errGone    = errors.New("connection reset")
 	errStopped = errors.New("the peer takes no more")
-	errStalled = errors.New("what was left of a connection that had failed was not taken")
 )
 
 // watch waits for the end of both directions, or of the connection, and returns

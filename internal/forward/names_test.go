@@ -216,11 +216,11 @@ func watched(t *testing.T, d *dns, f func(t *testing.T, list *AllowList, events 
 }
 
 // dialable is what a connection that comes now finds, and how long it waits.
-func dialable(t *testing.T, list *AllowList, target string) (string, error, time.Duration) {
+func dialable(t *testing.T, list *AllowList, target string) (string, time.Duration, error) {
 	t.Helper()
 	at := time.Now()
 	got, err := list.Dialable(t.Context(), target)
-	return spaced(got), err, time.Since(at)
+	return spaced(got), time.Since(at), err
 }
 
 // Without DNS at the start a name is refused at once, and dialed as soon as it
@@ -229,7 +229,7 @@ func TestNameResolvesLate(t *testing.T) {
 	d := newDNS()
 	watched(t, d, func(t *testing.T, list *AllowList, events func() []trace.TargetResolved) {
 		for range 100 {
-			if got, err, waited := dialable(t, list, "nas.home:22"); !errors.Is(err, ErrUnresolved) || waited != 0 {
+			if got, waited, err := dialable(t, list, "nas.home:22"); !errors.Is(err, ErrUnresolved) || waited != 0 {
 				t.Errorf("got %v %v after %v", got, err, waited)
 			}
 		}
@@ -242,7 +242,7 @@ func TestNameResolvesLate(t *testing.T) {
 		}
 		d.set("nas.home", addrs("10.0.0.50")...)
 		time.Sleep(maxLookupPause)
-		if got, err, _ := dialable(t, list, "NAS.home:22"); got != "10.0.0.50:22" {
+		if got, _, err := dialable(t, list, "NAS.home:22"); got != "10.0.0.50:22" {
 			t.Errorf("got %v %v", got, err)
 		}
 		if e := events(); len(e) != 2 || spaced(e[1].Addrs) != "10.0.0.50" || e[1].Failed < 110 {
@@ -264,24 +264,24 @@ func TestNameIsFollowed(t *testing.T) {
 			t.Errorf("%d lookups while nobody asked", n)
 		}
 		d.set("nas.home", addrs("10.0.0.51")...)
-		if got, err, waited := dialable(t, list, "nas.home:22"); got != "10.0.0.51:22" || waited != 0 {
+		if got, waited, err := dialable(t, list, "nas.home:22"); got != "10.0.0.51:22" || waited != 0 {
 			t.Errorf("the first connection after the move: %v %v after %v", got, err, waited)
 		}
 		d.set("nas.home", addrs("10.0.0.52")...)
 		for range 59 { // a connection each second
-			if got, err, _ := dialable(t, list, "nas.home:22"); got != "10.0.0.51:22" {
+			if got, _, err := dialable(t, list, "nas.home:22"); got != "10.0.0.51:22" {
 				t.Fatalf("within the minute: %v %v", got, err)
 			}
 			time.Sleep(time.Second)
 		}
-		if got, err, _ := dialable(t, list, "10.0.0.51:22"); err != nil {
+		if got, _, err := dialable(t, list, "10.0.0.51:22"); err != nil {
 			t.Errorf("the address that the name has: %v %v", got, err)
 		}
 		time.Sleep(time.Second)
-		if got, err, _ := dialable(t, list, "nas.home:22"); got != "10.0.0.52:22" {
+		if got, _, err := dialable(t, list, "nas.home:22"); got != "10.0.0.52:22" {
 			t.Errorf("a minute later: %v %v", got, err)
 		}
-		if got, err, _ := dialable(t, list, "10.0.0.51:22"); err == nil {
+		if got, _, err := dialable(t, list, "10.0.0.51:22"); err == nil {
 			t.Errorf("the address that the name had: %v", got)
 		}
 		if n := d.count("nas.home"); n != 3 {
@@ -291,7 +291,7 @@ func TestNameIsFollowed(t *testing.T) {
 			t.Errorf("%d lookups of a name that nobody asked for", n)
 		}
 		for _, theirs := range []string{"elsewhere.example:22", "nas.home:23", "nas:22", "nas.home.:22"} {
-			if got, err, _ := dialable(t, list, theirs); err == nil || errors.Is(err, ErrUnresolved) {
+			if got, _, err := dialable(t, list, theirs); err == nil || errors.Is(err, ErrUnresolved) {
 				t.Errorf("%s: %v %v", theirs, got, err)
 			}
 		}
@@ -313,7 +313,7 @@ func TestNameOutlivesItsServer(t *testing.T) {
 		events()
 		d.set("nas.home") // no such host
 		time.Sleep(time.Hour)
-		if got, err, waited := dialable(t, list, "nas.home:22"); got != "10.0.0.50:22" || waited != 0 {
+		if got, waited, err := dialable(t, list, "nas.home:22"); got != "10.0.0.50:22" || waited != 0 {
 			t.Errorf("no such name any more: %v %v after %v", got, err, waited)
 		}
 		if e := events(); len(e) != 2 || e[1].Err == "" || spaced(e[1].Addrs) != "10.0.0.50" {
@@ -321,11 +321,11 @@ func TestNameOutlivesItsServer(t *testing.T) {
 		}
 		d.slow(time.Hour)
 		time.Sleep(lookupGap)
-		if got, err, waited := dialable(t, list, "nas.home:22"); got != "10.0.0.50:22" || waited != staleWait {
+		if got, waited, err := dialable(t, list, "nas.home:22"); got != "10.0.0.50:22" || waited != staleWait {
 			t.Errorf("the server hangs: %v %v after %v", got, err, waited)
 		}
 		time.Sleep(lookupTimeout)
-		if got, err, waited := dialable(t, list, "nas.home:22"); got != "10.0.0.50:22" || waited != 0 {
+		if got, waited, err := dialable(t, list, "nas.home:22"); got != "10.0.0.50:22" || waited != 0 {
 			t.Errorf("it is given up: %v %v after %v", got, err, waited)
 		}
 		d.slow(staleWait + time.Second)
@@ -333,7 +333,7 @@ func TestNameOutlivesItsServer(t *testing.T) {
 		time.Sleep(lookupGap)
 		dialable(t, list, "nas.home:22")
 		time.Sleep(time.Second)
-		if got, err, _ := dialable(t, list, "nas.home:22"); got != "10.0.0.51:22" {
+		if got, _, err := dialable(t, list, "nas.home:22"); got != "10.0.0.51:22" {
 			t.Errorf("an answer that came late: %v %v", got, err)
 		}
 	}, "nas.home:22")
@@ -345,13 +345,13 @@ func TestFirstLookupIsAwaited(t *testing.T) {
 	d.set("nas.home", addrs("10.0.0.50")...)
 	d.slow(time.Second)
 	watched(t, d, func(t *testing.T, list *AllowList, _ func() []trace.TargetResolved) {
-		if got, err, waited := dialable(t, list, "nas.home:22"); got != "10.0.0.50:22" || waited != time.Second {
+		if got, waited, err := dialable(t, list, "nas.home:22"); got != "10.0.0.50:22" || waited != time.Second {
 			t.Errorf("got %v %v after %v", got, err, waited)
 		}
 	}, "nas.home:22")
 	d.slow(time.Hour)
 	watched(t, d, func(t *testing.T, list *AllowList, _ func() []trace.TargetResolved) {
-		if got, err, waited := dialable(t, list, "nas.home:22"); !errors.Is(err, ErrUnresolved) || waited != firstWait {
+		if got, waited, err := dialable(t, list, "nas.home:22"); !errors.Is(err, ErrUnresolved) || waited != firstWait {
 			t.Errorf("got %v %v after %v", got, err, waited)
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -368,7 +368,7 @@ func TestLocalhostNeedsNoResolver(t *testing.T) {
 	d := newDNS()
 	d.set("localhost", addrs("10.0.0.1")...)
 	watched(t, d, func(t *testing.T, list *AllowList, events func() []trace.TargetResolved) {
-		if got, err, _ := dialable(t, list, "localhost:22"); got != "127.0.0.1:22 [::1]:22" {
+		if got, _, err := dialable(t, list, "localhost:22"); got != "127.0.0.1:22 [::1]:22" {
 			t.Errorf("got %v %v", got, err)
 		}
 		if len(d.lookups)+len(events()) != 0 {

@@ -22,11 +22,11 @@ func processes() (pids []int) {
 	return pids
 }
 
-// Fields of /proc/PID/stat behind the name, as proc_pid_stat(5) counts from 3.
+// Fields of /proc/PID/stat behind the name; proc_pid_stat(5) counts them from 3.
 const (
-	statState   = 3 - 3
-	statParent  = 4 - 3
-	statStarted = 22 - 3
+	statState   = 0
+	statParent  = 1
+	statStarted = 19
 )
 
 // statOf reads the fields of /proc/PID/stat behind the name: that may contain
