@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -112,5 +113,26 @@ func TestLabEnvKeepsNodesApart(t *testing.T) {
 	got := labEnv([]string{"PATH=/bin", "HTTPS_PROXY=http://proxy", "no_proxy=x", "P2PAGENT_SIGNAL=ws://x", "XDG_CONFIG_HOME=/c", "HOME=/h", "TERM=vt"})
 	if strings.Join(got, " ") != "PATH=/bin TERM=vt" {
 		t.Errorf("environment %q", got)
+	}
+}
+
+// Each node has a home of its own, however many variables of the environment are left
+// out: what is dropped from a slice leaves room behind it.
+func TestNodesHaveHomesOfTheirOwn(t *testing.T) {
+	needSandbox(t)
+	for i := range 16 {
+		t.Setenv("P2PAGENT_LEFT_OUT_"+strconv.Itoa(i), "x")
+	}
+	l := build(t, Topology{A: kind(t, "none"), B: kind(t, "none")}, nil)
+	homes := map[string]string{}
+	for name, n := range l.nodes {
+		out, err := n.Run(t.Context(), "sh", "-c", "echo $HOME $XDG_CONFIG_HOME")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, taken := homes[string(out)]; taken {
+			t.Errorf("%s and %s both live in %s", name, other, out)
+		}
+		homes[string(out)] = name
 	}
 }

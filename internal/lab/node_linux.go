@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 
@@ -44,7 +45,7 @@ func newNode(s *Sandbox, name, dir string, env []string, log *commandLog) (*Node
 		return nil, fmt.Errorf("make node %s: %w", name, err)
 	}
 	n.path = fmt.Sprintf("/proc/%s/fd/%d", s.pid, n.ns)
-	n.env = append(env, nodeEnv(dir)...)
+	n.env = slices.Concat(env, nodeEnv(dir)) // of its own: env may have room, which the next node would use too
 	if err := os.MkdirAll(filepath.Join(dir, "run"), 0o700); err != nil {
 		return nil, errors.Join(err, n.close())
 	}
