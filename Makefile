@@ -21,7 +21,7 @@ PLATFORMS := $(foreach os,linux darwin windows,$(os)/amd64 $(os)/arm64)
 
 help:
 	@echo 'make demo       link two peers behind NATs on this machine, and watch'
-	@echo 'make test       what a change has to pass, about 10 minutes'
+	@echo 'make test       what a change has to pass, about 13 minutes'
 	@echo 'make test-full  everything: NAT matrix, statistics, long faults, fuzzing; 40 minutes'
 	@echo 'make bench      measure this beside others, and write docs/measurements.md; 15 minutes, as root'
 	@echo 'make compose-demo  the same in containers: needs only Docker'
