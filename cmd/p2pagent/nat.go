@@ -144,11 +144,16 @@ func askSTUN(ctx context.Context, url string, rec *trace.Recorder) ([]string, er
 		case <-poll.C:
 		case err := <-ended:
 			ended <- nil
-			return nil, agent.SignalingError(err)
-		case <-ctx.Done():
-			if errors.Is(context.Cause(ctx), context.Canceled) {
-				return nil, context.Canceled // interrupted
+			if ctx.Err() == nil {
+				return nil, agent.SignalingError(err)
 			}
+		case <-ctx.Done():
+		}
+		switch { // its end may be seen before that of ctx, and is the same
+		case ctx.Err() == nil:
+		case errors.Is(context.Cause(ctx), context.Canceled):
+			return nil, context.Canceled // interrupted
+		default:
 			return nil, agent.Unreachable(last, time.Since(began))
 		}
 	}
